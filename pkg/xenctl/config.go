@@ -69,10 +69,10 @@ type Memory struct {
 
 // VCPUs says how many there are and how they are scheduled.
 type VCPUs struct {
-	Max      int // the domain can never have more
-	AtStart  int // online at the start
-	Weight   int // share of CPU time under contention, 1 to 65535; 0 is the hypervisor's default (256)
-	CapLimit int // most CPU time in hundredths of one CPU; 0 is no limit
+	Max        int // the domain can never have more
+	AtStart    int // online at the start
+	Weight     int // share of CPU time under contention, 1 to 65535; 0 is the hypervisor's default (256)
+	CapPercent int // most CPU time, in hundredths of one CPU; 0 is no limit
 	// Affinity lists the physical CPUs that may be used; empty is all.
 	Affinity []int
 }
@@ -114,7 +114,7 @@ type NIC struct {
 	Interface string
 	// RateKBps limits what the guest sends, in kilobytes a second; 0 is no limit.
 	RateKBps int
-	// Connected is false for a NIC without a carrier.
+	// Disconnected: the guest sees no carrier.
 	Disconnected bool
 }
 
