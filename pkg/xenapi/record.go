@@ -31,13 +31,16 @@ const RefPrefix = "OpaqueRef:"
 // *bool, *time.Time (UTC, whole seconds), *[]string (sets of textual types),
 // *[]int64, *map[string]string (maps between textual types), *map[string]int64,
 // *map[string][]string, *map[int64]int64, *map[int64]float64,
-// *map[int64][]string, **string and **VMRecord-like pointers for options.
+// *map[int64][]string, **string and *Record for options.
 //
 // A record that the database handed out is shared and must not be changed,
 // neither its fields nor the sets and maps in them: replace, don't mutate.
 type Record interface {
-	ClassName() string
+	// XenClass is the record's datamodel.Class.ID.
+	XenClass() int
+	// Ptr points at field i.
 	Ptr(i int) any
+	// Clone copies the record; sets and maps stay shared.
 	Clone() Record
 }
 
@@ -70,7 +73,7 @@ func FormatUUID(b [16]byte) string {
 func NewRef[R ~string]() R { return R(RefPrefix + NewUUID()) }
 
 // Class returns the datamodel's entry for a record.
-func Class(r Record) *datamodel.Class { return datamodel.Get().Class(r.ClassName()) }
+func Class(r Record) *datamodel.Class { return datamodel.Get().Classes[r.XenClass()] }
 
 // strs views a set of a textual type as a set of strings; they are laid out
 // alike, since T's underlying type is string.
