@@ -21,17 +21,17 @@ type Handler func(ctx context.Context, s *Services, c *Call, args []any) (any, e
 // Call is what a message knows of its caller.
 type Call struct {
 	Message *datamodel.Message
-	Session Session
-	Task    Task
+	Session Identity
+	Task    Job
 	Log     *slog.Logger
 	// RemoteAddr is the client's address, empty on the Unix socket.
 	RemoteAddr string
 	UserAgent  string
 }
 
-// Session is the caller's session as behaviour may know it. The reference is
+// Identity is the caller's session as behaviour may know it. The reference is
 // a credential and stays out of logs; UUID names the session there.
-type Session struct {
+type Identity struct {
 	Ref     xenapi.SessionRef
 	UUID    string
 	User    string
@@ -42,9 +42,9 @@ type Session struct {
 	Pool bool
 }
 
-// Task is the running call's task. Every call has one; only those of Async
+// Job is the running call's task. Every call has one; only those of Async
 // calls, of transfers and with subtasks are objects that clients see.
-type Task interface {
+type Job interface {
 	// Ref names the task; it keys current_operations.
 	Ref() xenapi.TaskRef
 	// Progress reports how far the call has come, from 0 to 1.
