@@ -39,6 +39,8 @@ type HostInfo struct {
 	CPU        CPUInfo
 	// MemoryTotalBytes is what the machine has, MemoryFreeBytes what new domains can have now.
 	MemoryTotalBytes, MemoryFreeBytes int64
+	// ControlDomainBytes is what the control domain holds; 0 when the hypervisor has none.
+	ControlDomainBytes int64
 	// BootedAt is zero when the hypervisor doesn't know.
 	BootedAt time.Time
 }

@@ -42,7 +42,7 @@ func (c *DomainConfig) Validate() error {
 		if err := ValidateXenstoreKey(key); err != nil {
 			return err
 		}
-		if !printable(value) {
+		if !printable(strings.NewReplacer("\n", "", "\t", "").Replace(value)) {
 			return fmt.Errorf("%w: value of xenstore key %q", ErrInvalid, key)
 		}
 	}

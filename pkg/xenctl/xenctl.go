@@ -42,14 +42,15 @@ type Hypervisor interface {
 	// Unpause lets them go on; unpausing a running domain does nothing.
 	Unpause(ctx context.Context, uuid string) error
 
-	// Save writes the domain's memory and state to a new file at path and then destroys the domain. On
-	// an error the domain goes on running as before and the file is removed. The file is synced.
+	// Save writes the domain's memory and state to path, a file (made or overwritten) or a block device,
+	// syncs it and then destroys the domain. On an error the domain goes on as before and the file is
+	// removed. The error of a full disk wraps syscall.ENOSPC where the hypervisor tells it.
 	Save(ctx context.Context, uuid, path string) error
 
 	// Restore makes a domain from a file that Save wrote, which is left in place. cfg says what the
-	// domain is to look like now (StartPaused included); its UUID must be the saved one and its memory,
-	// type and devices must match what was saved. ErrBadImage for a file that isn't a whole image of that
-	// domain, otherwise the errors of Create.
+	// domain is to look like now (StartPaused included); its type, memory and devices must be those at
+	// Save. ErrBadImage for a file that isn't a whole image, or is one of another domain, otherwise the
+	// errors of Create.
 	Restore(ctx context.Context, path string, cfg *DomainConfig) (Domain, error)
 
 	// RequestShutdown asks the guest to power off or to reboot, and returns when it has been asked. The

@@ -1,0 +1,73 @@
+package xenctltest
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"xapid/pkg/xenctl"
+)
+
+func (s *suite) free(t *testing.T) int64 {
+	t.Helper()
+	host, err := s.h.Host(s.ctx(t))
+	noErr(t, "host", err)
+	return host.MemoryFreeBytes
+}
+
+func testMemory(t *testing.T, s *suite) {
+	s.needs(t, TraitMemory)
+	before := s.free(t)
+	d := s.create(t, s.config())
+	if taken := before - s.free(t); taken < d.MemoryBytes {
+		t.Errorf("a domain of %d bytes took %d", d.MemoryBytes, taken)
+	}
+	big := s.config()
+	big.Memory = xenctl.Memory{StaticMaxBytes: before * 2, TargetBytes: before * 2}
+	_, err := s.h.Create(s.ctx(t), big)
+	wantErr(t, "more than there is", err, xenctl.ErrNotEnoughMemory)
+	var figures *xenctl.MemoryError
+	if !errors.As(err, &figures) || figures.NeededBytes < before*2 || figures.AvailableBytes > before {
+		t.Errorf("figures: %+v", figures)
+	}
+	if got := s.find(t, big.UUID); got != nil {
+		t.Errorf("left behind: %+v", got)
+	}
+	noErr(t, "destroy", s.h.Destroy(s.ctx(t), d.UUID))
+	s.awaitStop(t, d, xenctl.StopDestroyed)
+	if now := s.free(t); now != before {
+		t.Errorf("free: %d before, %d after", before, now)
+	}
+}
+
+// testStampede starts more domains at once than there is room for.
+func testStampede(t *testing.T, s *suite) {
+	s.needs(t, TraitMemory)
+	const room, callers = 12, 20
+	each := s.free(t) / (room + 1) * (room + 1) / room // room of them fit, one more doesn't
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	made := 0
+	for range callers {
+		cfg := s.config()
+		cfg.Memory = xenctl.Memory{StaticMaxBytes: each, TargetBytes: each}
+		t.Cleanup(func() { s.cleanUp(t, cfg.UUID) })
+		ctx, cancel := context.WithTimeout(context.Background(), s.patience())
+		all.Go(func() {
+			defer cancel()
+			_, err := s.h.Create(ctx, cfg)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				made++
+			} else if !errors.Is(err, xenctl.ErrNotEnoughMemory) {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if made != room {
+		t.Errorf("%d domains of %d bytes, want %d", made, each, room)
+	}
+}
