@@ -1,0 +1,405 @@
+// Package db is the object graph: every object of the API, in memory, as
+// immutable versions that readers take without waiting, and durable through a
+// log.
+//
+// Its one invariant: Update is the only way to write. What an Update did is
+// visible and answered only once its entry is in the log, all of it or
+// nothing; changes to ephemeral classes and fields take the same path without
+// the log. SQLite is written behind the answer and catches up after a crash.
+// Start reading at Update, then apply in change.go.
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"xapid/pkg/xenapi"
+)
+
+// Log is where commits become durable; DB.Apply is called for each entry in
+// the order of the log, on the proposer too, before Append returns.
+type Log interface {
+	// Append makes an entry durable. After an error the entry may be in the
+	// log all the same.
+	Append(ctx context.Context, entry []byte) error
+	// Settle waits until the log takes entries and all it holds is applied.
+	Settle(ctx context.Context) error
+}
+
+// Options says where a DB lies and what it may use.
+type Options struct {
+	// Path is the SQLite file.
+	Path string
+	// Room returns an error while the disk is too full to take changes.
+	Room func() error
+	Log  *slog.Logger
+	// Start is the first generation: the time in microseconds, unless a test
+	// wants another.
+	Start uint64
+}
+
+// DB is the object graph of one host.
+type DB struct {
+	opts   Options
+	log    Log
+	feed   *Feed
+	writer *writer
+
+	mu       sync.Mutex // guards what follows
+	head     *Snapshot  // the published state and all that was proposed since
+	queue    []*pending
+	inflight *batch
+	index    uint64
+	broken   error
+
+	published atomic.Pointer[Snapshot]
+	work      chan struct{}
+	commits   atomic.Uint64
+}
+
+// pending is one transaction between its proposal and its answer.
+type pending struct {
+	snap     *Snapshot
+	done     []applied
+	entry    entryTx
+	durable  bool
+	finished chan struct{}
+	err      error
+}
+
+// batch is what one log entry holds, and the ephemeral commits among it.
+type batch struct {
+	id      string
+	txs     []*pending
+	applied bool
+}
+
+// errRetry asks Update to run its function again on the state as it now is.
+var errRetry = errors.New("db: the state below was taken back")
+
+// maxBatch bounds the transactions in one log entry.
+const maxBatch = 512
+
+// Open loads the graph from SQLite, which is made if it is not there. Nothing
+// can be written before Run has a log.
+func Open(ctx context.Context, opts Options) (*DB, error) {
+	if opts.Start == 0 {
+		opts.Start = uint64(time.Now().UnixMicro())
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &DB{opts: opts, feed: newFeed(opts.Start), work: make(chan struct{}, 1)}
+	var err error
+	if d.writer, err = openWriter(ctx, opts.Path, opts.Log); err != nil {
+		return nil, err
+	}
+	snap, index, err := d.writer.load(ctx, opts.Start)
+	if err != nil {
+		return nil, errors.Join(err, d.writer.close())
+	}
+	d.index, snap.index = index, index
+	d.head = snap
+	d.published.Store(snap)
+	return d, nil
+}
+
+// View is the newest committed state.
+func (d *DB) View() *Snapshot { return d.published.Load() }
+
+// Feed tells of changes as they are committed.
+func (d *DB) Feed() *Feed { return d.feed }
+
+// Commits counts the transactions since the start.
+func (d *DB) Commits() uint64 { return d.commits.Load() }
+
+// Update runs fn on the newest state and commits what it changed. fn must be
+// pure computation on tx: no I/O, no clock, no random numbers but references
+// and uuids; it may run more than once. The error is fn's, the refusal of an
+// invariant, or that of the log.
+//
+// When ctx ends first, the outcome is unknown and its error is returned.
+func (d *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
+	for {
+		p, err := d.propose(fn)
+		if err != nil || p == nil {
+			return err
+		}
+		select {
+		case <-p.finished:
+		case <-ctx.Done():
+			return fmt.Errorf("db: gave up waiting for the commit: %w", context.Cause(ctx))
+		}
+		if !errors.Is(p.err, errRetry) {
+			return p.err
+		}
+	}
+}
+
+// propose runs fn on the head of the queue and makes its result the new head.
+func (d *DB) propose(fn func(tx *Tx) error) (*pending, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	tx := newTx(d.head)
+	if err := fn(tx); err != nil {
+		return nil, err
+	}
+	changes, err := tx.changes()
+	if err != nil {
+		return nil, err
+	}
+	if len(changes) == 0 && len(tx.journal) == 0 {
+		return d.last(), nil
+	}
+	p := &pending{finished: make(chan struct{}), entry: entryTx{journal: tx.journal}}
+	for _, c := range changes {
+		if c, ok := c.persistent(); ok {
+			p.entry.changes = append(p.entry.changes, c)
+		}
+	}
+	p.durable = len(p.entry.changes) > 0 || len(tx.journal) > 0
+	if p.durable {
+		if err := d.writable(); err != nil {
+			return nil, err
+		}
+	}
+	p.snap, p.done = d.head.apply(changes, tx.journal)
+	d.head = p.snap
+	if !p.durable && d.inflight == nil && len(d.queue) == 0 {
+		d.publish(p)
+		return p, nil
+	}
+	d.queue = append(d.queue, p)
+	d.wake()
+	return p, nil
+}
+
+// last is the commit that a reader of the head has to wait for, if any.
+func (d *DB) last() *pending {
+	if n := len(d.queue); n > 0 {
+		return d.queue[n-1]
+	}
+	if d.inflight != nil {
+		return d.inflight.txs[len(d.inflight.txs)-1]
+	}
+	return nil
+}
+
+func (d *DB) writable() error {
+	if d.broken != nil {
+		return xenapi.ErrInternalError("changes are refused until the log takes them again: " + d.broken.Error())
+	}
+	if d.opts.Room != nil {
+		return d.opts.Room()
+	}
+	return nil
+}
+
+func (d *DB) wake() {
+	select {
+	case d.work <- struct{}{}:
+	default:
+	}
+}
+
+// publish makes a commit visible and answers it; under mu.
+func (d *DB) publish(p *pending) {
+	p.snap.index = d.index
+	d.published.Store(p.snap)
+	for i := range p.done {
+		if before := p.done[i].before; before != nil {
+			before.Stale.Store(true)
+		}
+	}
+	d.commits.Add(1)
+	d.feed.add(p.snap, p.done)
+	close(p.finished)
+}
+
+func (d *DB) publishAll(b *batch) {
+	for _, p := range b.txs {
+		d.publish(p)
+	}
+	b.applied = true
+}
+
+// Run commits what Update proposes until ctx ends; log must call Apply.
+func (d *DB) Run(ctx context.Context, log Log) error {
+	d.log = log
+	for {
+		select {
+		case <-ctx.Done():
+			d.abort(context.Cause(ctx))
+			return nil
+		case <-d.work:
+		}
+		for b := d.take(); b != nil; b = d.take() {
+			if err := d.commit(ctx, b); err != nil {
+				d.opts.Log.Error("the log does not take changes", "error", err)
+				d.recover(ctx)
+			}
+		}
+	}
+}
+
+// take makes the queue's first part the batch in flight; nil if it is empty.
+func (d *DB) take() *batch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := min(len(d.queue), maxBatch)
+	if n == 0 {
+		return nil
+	}
+	b := &batch{id: xenapi.NewUUID(), txs: d.queue[:n:n]}
+	d.queue = d.queue[n:]
+	d.inflight = b
+	return b
+}
+
+// commit appends a batch to the log and publishes it.
+func (d *DB) commit(ctx context.Context, b *batch) error {
+	var txs []entryTx
+	for _, p := range b.txs {
+		if p.durable {
+			txs = append(txs, p.entry)
+		}
+	}
+	var err error
+	if len(txs) > 0 {
+		err = d.log.Append(ctx, encodeEntry(b.id, txs))
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inflight = nil
+	if len(txs) == 0 {
+		d.publishAll(b)
+	}
+	if b.applied {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("db: the log did not apply its entry")
+	}
+	d.broken = err
+	for _, p := range b.txs {
+		p.err = errRetry
+		if p.durable {
+			p.err = fmt.Errorf("db: the log refused the change: %w", err)
+		}
+		close(p.finished)
+	}
+	d.reset()
+	return err
+}
+
+// reset takes back all that was proposed and not committed; under mu.
+func (d *DB) reset() {
+	for _, p := range d.queue {
+		p.err = errRetry
+		close(p.finished)
+	}
+	d.queue = nil
+	d.head = d.published.Load()
+}
+
+// recover waits until the log works again. Ephemeral changes go on meanwhile.
+func (d *DB) recover(ctx context.Context) {
+	for wait := 50 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 2*time.Second) {
+		err := d.log.Settle(ctx)
+		d.mu.Lock()
+		d.broken = err
+		d.mu.Unlock()
+		if err == nil {
+			d.opts.Log.Info("the log takes changes again")
+			return
+		}
+		d.drainEphemeral()
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		case <-d.work:
+			d.drainEphemeral()
+		}
+	}
+}
+
+// drainEphemeral publishes what needs no log while there is none to be had.
+func (d *DB) drainEphemeral() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.queue {
+		d.publish(p) // durable ones are refused while the log is broken
+	}
+	d.queue = nil
+}
+
+func (d *DB) abort(cause error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.broken = cause
+	for _, p := range d.queue {
+		p.err = cause
+		close(p.finished)
+	}
+	d.queue = nil
+}
+
+// Apply carries out the log's entry at index; those that SQLite already holds
+// are skipped. The log calls it, one entry at a time.
+func (d *DB) Apply(index uint64, entry []byte) error {
+	id, err := entryID(entry)
+	if err != nil {
+		return fmt.Errorf("entry %d: %w", index, err)
+	}
+	d.mu.Lock()
+	if index <= d.index {
+		d.mu.Unlock()
+		return nil
+	}
+	var rows []applied
+	var journal []journalChange
+	if b := d.inflight; b != nil && b.id == id {
+		d.index = index
+		d.publishAll(b)
+		for _, p := range b.txs {
+			if p.durable {
+				rows, journal = append(rows, p.done...), append(journal, p.entry.journal...)
+			}
+		}
+	} else if rows, journal, err = d.replay(entry); err != nil {
+		d.mu.Unlock()
+		return fmt.Errorf("entry %d: %w", index, err)
+	}
+	d.index = index
+	d.mu.Unlock()
+	d.writer.put(index, rows, journal)
+	return nil
+}
+
+// replay applies an entry that this process did not propose, or gave up on.
+func (d *DB) replay(entry []byte) (rows []applied, journal []journalChange, err error) {
+	_, txs, err := decodeEntry(entry)
+	if err != nil {
+		return nil, nil, err
+	}
+	d.reset()
+	for _, tx := range txs {
+		p := &pending{finished: make(chan struct{})}
+		p.snap, p.done = d.head.apply(tx.changes, tx.journal)
+		d.head = p.snap
+		d.publish(p)
+		rows, journal = append(rows, p.done...), append(journal, tx.journal...)
+	}
+	return rows, journal, nil
+}
+
+// Flushed waits until SQLite holds every entry up to index.
+func (d *DB) Flushed(ctx context.Context, index uint64) error { return d.writer.flushed(ctx, index) }
+
+// Close writes what is still behind to SQLite and closes it.
+func (d *DB) Close() error { return d.writer.close() }

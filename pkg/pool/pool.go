@@ -1,0 +1,209 @@
+// Package pool makes commits durable: it is hashicorp/raft between db.Update
+// and db.Apply, with one voter on a standalone host.
+//
+// Its one invariant: an entry that Append answered is on disk and applied, and
+// is applied again after every restart until SQLite holds it. Start reading at
+// Open, then Append.
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftwal "github.com/hashicorp/raft-wal"
+
+	"xapid/pkg/db"
+)
+
+// Graph is what raft replicates: the db.DB.
+type Graph interface {
+	Apply(index uint64, entry []byte) error
+	Image() *db.Image
+	Restore(r io.Reader, index uint64) error
+	View() *db.Snapshot
+}
+
+// Options says where a replica keeps its log and who it is.
+type Options struct {
+	// Dir holds the log and the snapshots.
+	Dir string
+	// ServerID is the host's uuid; it never changes.
+	ServerID string
+	Log      *slog.Logger
+}
+
+// Replica is one host's part in the pool's log. It implements db.Log.
+type Replica struct {
+	raft    *raft.Raft
+	wal     *raftwal.WAL
+	appends atomic.Uint64
+	done    chan struct{}
+}
+
+// timings of a pool of one: nobody else can be elected, so nothing is gained
+// by waiting longer.
+const soloTimeout = 100 * time.Millisecond
+
+// Open starts the replica. The graph is complete once Settle returns.
+func Open(opts Options, graph Graph) (*Replica, error) {
+	logDir := filepath.Join(opts.Dir, "wal")
+	if err := os.MkdirAll(logDir, 0o700); err != nil {
+		return nil, err
+	}
+	logger := hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, Output: slogWriter{opts.Log}, DisableTime: true})
+	wal, err := raftwal.Open(logDir, raftwal.WithLogger(logger))
+	if err != nil {
+		return nil, fmt.Errorf("pool: open the log: %w", err)
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(opts.Dir, 2, logger)
+	if err != nil {
+		return nil, errors.Join(err, wal.Close())
+	}
+	if err := restore(snaps, graph); err != nil {
+		return nil, errors.Join(err, wal.Close())
+	}
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(opts.ServerID)
+	conf.Logger = logger
+	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = soloTimeout, soloTimeout, soloTimeout
+	conf.CommitTimeout = 10 * time.Millisecond
+	conf.MaxAppendEntries = 256
+	conf.BatchApplyCh = true
+	conf.NoSnapshotRestoreOnStart = true
+	addr, transport := raft.NewInmemTransport(raft.ServerAddress(opts.ServerID))
+	r := &Replica{wal: wal, done: make(chan struct{})}
+	known, err := raft.HasExistingState(wal, wal, snaps)
+	if err == nil && !known {
+		err = raft.BootstrapCluster(conf, wal, wal, snaps, transport,
+			raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}})
+	}
+	if err == nil {
+		r.raft, err = raft.NewRaft(conf, &machine{graph, opts.Log}, wal, wal, snaps, transport)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("pool: %w", err), wal.Close())
+	}
+	return r, nil
+}
+
+// restore loads the newest snapshot when SQLite holds less than it: then the
+// file was lost, or came from an older backup.
+func restore(snaps raft.SnapshotStore, graph Graph) error {
+	list, err := snaps.List()
+	if err != nil || len(list) == 0 || list[0].Index <= graph.View().Index() {
+		return err
+	}
+	meta, r, err := snaps.Open(list[0].ID)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return graph.Restore(r, meta.Index)
+}
+
+// Append implements db.Log.
+func (r *Replica) Append(_ context.Context, entry []byte) error {
+	r.appends.Add(1)
+	f := r.raft.Apply(entry, 0)
+	if err := f.Error(); err != nil {
+		return err
+	}
+	if err, ok := f.Response().(error); ok {
+		return err
+	}
+	return nil
+}
+
+// Appends counts the entries appended since the start, one log sync each.
+func (r *Replica) Appends() uint64 { return r.appends.Load() }
+
+// Settle implements db.Log: it waits for leadership, then for a barrier.
+func (r *Replica) Settle(ctx context.Context) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for r.raft.State() != raft.Leader {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-r.done:
+			return raft.ErrRaftShutdown
+		case <-tick.C:
+		}
+	}
+	return r.raft.Barrier(10 * time.Second).Error()
+}
+
+// Snapshot writes the graph out and cuts the log below it.
+func (r *Replica) Snapshot() error { return r.raft.Snapshot().Error() }
+
+// Close stops raft and releases the log's files.
+func (r *Replica) Close() error {
+	close(r.done)
+	return errors.Join(r.raft.Shutdown().Error(), r.wal.Close())
+}
+
+// machine is the graph as raft sees it.
+type machine struct {
+	graph Graph
+	log   *slog.Logger
+}
+
+// Apply implements raft.FSM. The response is the error, or nil.
+func (m *machine) Apply(l *raft.Log) any {
+	if err := m.graph.Apply(l.Index, l.Data); err != nil {
+		m.log.Error("an entry of the log can't be applied", "index", l.Index, "error", err)
+		return err
+	}
+	return nil
+}
+
+// Snapshot implements raft.FSM: no I/O here, it holds up Apply.
+func (m *machine) Snapshot() (raft.FSMSnapshot, error) { return image{m.graph.Image()}, nil }
+
+// Restore implements raft.FSM. It is not used by a pool of one, which loads
+// from SQLite; restore does what is needed when that is gone.
+func (m *machine) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	return m.graph.Restore(r, 0)
+}
+
+type image struct{ *db.Image }
+
+// settleTime is how long SQLite may take to catch up with a snapshot.
+const settleTime = time.Minute
+
+// Persist implements raft.FSMSnapshot.
+func (im image) Persist(sink raft.SnapshotSink) error {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	defer cancel()
+	err := im.Write(sink)
+	if err == nil {
+		err = im.Settled(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (image) Release() {}
+
+// slogWriter carries raft's warnings into our log.
+type slogWriter struct{ log *slog.Logger }
+
+func (w slogWriter) Write(p []byte) (int, error) {
+	if w.log != nil {
+		w.log.Warn("raft", "text", string(p))
+	}
+	return len(p), nil
+}
