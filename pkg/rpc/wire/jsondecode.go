@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -16,74 +17,88 @@ const jsonEnvelope = 2
 func DecodeJSONCall(body []byte) (Call, error) {
 	var p jsonParser
 	p.start(body, MaxValues)
-	call := callReader{p: &p}
-	if err := p.object(call.member); err != nil {
+	var r callReader
+	if err := p.enter('{'); err != nil {
 		return Call{}, err
+	}
+	for first := true; ; first = false {
+		more, err := p.more('}', first)
+		if err != nil {
+			return Call{}, err
+		}
+		if !more {
+			break
+		}
+		if err := r.member(&p); err != nil {
+			return Call{}, err
+		}
 	}
 	if err := p.end(); err != nil {
 		return Call{}, err
 	}
-	return call.finish()
+	return r.finish(&p)
 }
 
-// callReader gathers the members of a request.
+// callReader gathers the members of a request. Those that it has no use for
+// are counted, and allowed, in names too.
 type callReader struct {
-	p       *jsonParser
-	seen    map[string]struct{}
-	method  *string
-	params  *Value
-	version string
-	id      []byte
+	names             [8]string
+	count             int
+	method, version   string
+	params            Value
+	hasMethod, hasPar bool
+	id                []byte
 }
 
-func (r *callReader) member(name string) error {
-	if _, twice := r.seen[name]; twice {
-		return r.p.fail("member twice")
-	}
-	if r.seen == nil {
-		r.seen = make(map[string]struct{}, 4)
-	}
-	r.seen[name] = struct{}{}
-	from := r.p.pos
-	if err := r.p.value(); err != nil {
+func (r *callReader) member(p *jsonParser) error {
+	name, err := p.name()
+	if err != nil {
 		return err
 	}
-	v := r.p.pop()
+	if r.count == len(r.names) || slices.Contains(r.names[:r.count], name) {
+		return p.fail("member twice, or too many")
+	}
+	r.names[r.count] = name
+	r.count++
+	from := p.pos
+	if err := p.value(); err != nil {
+		return err
+	}
+	v := p.pop()
 	switch name {
 	case "method":
 		if v.Kind != String || !utf8.ValidString(v.Text) {
-			return r.p.fail("method must be a string")
+			return p.fail("method must be a string")
 		}
-		r.method = &v.Text
+		r.method, r.hasMethod = v.Text, true
 	case "params":
-		r.params = &v
+		r.params, r.hasPar = v, true
 	case "jsonrpc":
 		if r.version = v.Text; v.Kind != String || v.Text != "1.0" && v.Text != "2.0" {
-			return r.p.fail("unknown version")
+			return p.fail("unknown version")
 		}
 	case "id":
 		if v.Kind != String && v.Kind != Number || !utf8.ValidString(v.Text) {
-			return r.p.fail("id must be a number or a string")
+			return p.fail("id must be a number or a string")
 		}
-		r.id = bytes.Clone(r.p.src[from:r.p.pos])
+		r.id = bytes.Clone(p.src[from:p.pos])
 	}
 	return nil
 }
 
-func (r *callReader) finish() (Call, error) {
-	c := Call{ID: r.id, V2: r.version == "2.0"}
-	if r.method == nil || r.id == nil {
-		return Call{}, r.p.fail("method or id missing")
+func (r *callReader) finish(p *jsonParser) (Call, error) {
+	c := Call{Method: r.method, ID: r.id, V2: r.version == "2.0"}
+	if !r.hasMethod || r.id == nil {
+		return Call{}, p.fail("method or id missing")
 	}
-	c.Method = *r.method
 	switch {
-	case r.params == nil && c.V2:
-	case r.params != nil && r.params.Kind == Array:
+	case !r.hasPar && c.V2:
+	case r.hasPar && r.params.Kind == Array:
 		c.Params = r.params.Items
-	case r.params != nil && r.params.Kind == Struct && c.V2:
-		c.Params = []Value{*r.params}
+	case r.hasPar && r.params.Kind == Struct && c.V2:
+		c.Params = []Value{r.params}
 	default:
-		return Call{}, r.p.fail("params must be an array")
+		return Call{}, p.fail("params must be an array")
 	}
 	return c, nil
 }
@@ -196,15 +211,25 @@ func (p *jsonParser) literal(text string, v Value) error {
 
 func (p *jsonParser) structure() error {
 	base := len(p.items)
-	err := p.object(func(name string) error {
+	if err := p.enter('{'); err != nil {
+		return err
+	}
+	for first := true; ; first = false {
+		more, err := p.more('}', first)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+		name, err := p.name()
+		if err != nil {
+			return err
+		}
 		if err := p.value(); err != nil {
 			return err
 		}
 		p.items[len(p.items)-1].Name = name
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	members := p.take(base)
 	if _, twice := duplicate(members); twice {
@@ -214,36 +239,46 @@ func (p *jsonParser) structure() error {
 	return nil
 }
 
-// object reads {"name": ...}, calling member at each value.
-func (p *jsonParser) object(member func(name string) error) error {
-	return p.sequence('{', '}', func() error {
-		if p.peek() != '"' {
-			return p.fail("name expected")
-		}
-		name, err := p.str()
-		if err != nil {
-			return err
-		}
-		if p.peek() != ':' {
-			return p.fail("colon expected")
-		}
-		p.pos++
-		p.peek()
-		return member(name)
-	})
+// name reads a member's name and the colon behind it.
+func (p *jsonParser) name() (string, error) {
+	if p.peek() != '"' {
+		return "", p.fail("name expected")
+	}
+	name, err := p.str()
+	if err != nil {
+		return "", err
+	}
+	if p.peek() != ':' {
+		return "", p.fail("colon expected")
+	}
+	p.pos++
+	p.peek()
+	return name, nil
 }
 
 func (p *jsonParser) array() error {
 	base := len(p.items)
-	if err := p.sequence('[', ']', p.value); err != nil {
+	if err := p.enter('['); err != nil {
 		return err
+	}
+	for first := true; ; first = false {
+		more, err := p.more(']', first)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+		if err := p.value(); err != nil {
+			return err
+		}
 	}
 	p.items = append(p.items, Value{Kind: Array, Items: p.take(base)})
 	return nil
 }
 
-// sequence reads items between brackets, with commas.
-func (p *jsonParser) sequence(open, end byte, item func() error) error {
+// enter takes an opening bracket, within the depth limit.
+func (p *jsonParser) enter(open byte) error {
 	if p.peek() != open {
 		return p.fail(string(open) + " expected")
 	}
@@ -251,22 +286,26 @@ func (p *jsonParser) sequence(open, end byte, item func() error) error {
 		return p.fail("nested deeper than " + strconv.Itoa(MaxDepth))
 	}
 	p.pos++
-	for more := p.peek() != end; more; {
-		if err := item(); err != nil {
-			return err
-		}
-		switch p.peek() {
-		case ',':
-			p.pos++
-		case end:
-			more = false
-		default:
-			return p.fail("comma expected")
-		}
+	return nil
+}
+
+// more reports whether an item follows; if not, it takes the closing bracket.
+func (p *jsonParser) more(end byte, first bool) (bool, error) {
+	switch c := p.peek(); {
+	case c == end:
+		p.pos++
+		p.depth--
+		return false, nil
+	case first:
+		return true, nil
+	case c != ',':
+		return false, p.fail("comma expected")
 	}
 	p.pos++
-	p.depth--
-	return nil
+	if p.peek() == end {
+		return false, p.fail("comma before the end")
+	}
+	return true, nil
 }
 
 // number keeps the text of a number; one too big for a float64 is refused.
