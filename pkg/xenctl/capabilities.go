@@ -130,3 +130,9 @@ type XenstoreWriter interface {
 	// removes those whose value is nil.
 	WriteXenstore(ctx context.Context, uuid string, data map[string]*string) error
 }
+
+// Readier is a hypervisor that may be away.
+type Readier interface {
+	// Ready returns when the hypervisor answers and its events come, or ErrUnavailable when ctx ends first.
+	Ready(ctx context.Context) error
+}

@@ -166,7 +166,8 @@ func ValidateXenstoreKey(key string) error {
 }
 
 // SafeName makes the name that a hypervisor's own tools show for a domain: what is harmless of the label,
-// and the start of the UUID, which makes it unique and never a number, an option or a path.
+// and the UUID, which makes it unique and never a number, an option or a path. (A part of the UUID wouldn't
+// do: UUIDs that were counted up share their beginning, and two domains of a name can't run.)
 func SafeName(label, uuid string) string {
 	const maxLabel = 48
 	var b strings.Builder
@@ -185,7 +186,7 @@ func SafeName(label, uuid string) string {
 	if name == "" {
 		name = "domain"
 	}
-	return name + "-" + uuid[:min(len(uuid), 13)]
+	return name + "-" + uuid
 }
 
 func hostPath(path string) bool {

@@ -1,0 +1,115 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"xapid/pkg/xenctl"
+)
+
+// Create implements xenctl.Hypervisor.
+func (d *Driver) Create(ctx context.Context, cfg *xenctl.DomainConfig) (xenctl.Domain, error) {
+	const op = "create"
+	if err := cfg.Validate(); err != nil {
+		return xenctl.Domain{}, opError(op, cfg.UUID, err)
+	}
+	text, err := DomainXML(d.kind, cfg)
+	if err != nil {
+		return xenctl.Domain{}, opError(op, cfg.UUID, err)
+	}
+	return d.make(ctx, op, cfg, func(l *libvirt.Libvirt) error {
+		var flags libvirt.DomainCreateFlags
+		if cfg.StartPaused && d.kind == KindXen {
+			flags |= libvirt.DomainStartPaused
+		}
+		_, err := l.DomainCreateXML(text, flags)
+		return err
+	})
+}
+
+// make lets a domain come to be by the call how, if there is none and there is room for it.
+func (d *Driver) make(ctx context.Context, op string, cfg *xenctl.DomainConfig, how func(*libvirt.Libvirt) error) (made xenctl.Domain, err error) {
+	ctx, cancel := withDefault(ctx, d.opts.SlowTimeout)
+	defer cancel()
+	err = d.slow.call(ctx, false, func(l *libvirt.Libvirt) error {
+		if _, err := lookup(l, cfg.UUID); err == nil {
+			return errTaken
+		}
+		leave, err := d.admit(l, cfg.Memory.TargetBytes)
+		if err != nil {
+			return err
+		}
+		defer leave()
+		if err := how(l); err != nil {
+			if _, e := lookup(l, cfg.UUID); e == nil && refused(err) {
+				return errTaken // somebody else was faster
+			}
+			return err
+		}
+		made, err = d.finish(l, cfg)
+		return err
+	})
+	return made, opError(op, cfg.UUID, err)
+}
+
+var errTaken = local(xenctl.ErrExists)
+
+// finish completes what the driver can't do in one call: only Xen's starts domains paused.
+func (d *Driver) finish(l *libvirt.Libvirt, cfg *xenctl.DomainConfig) (xenctl.Domain, error) {
+	dom, err := lookup(l, cfg.UUID)
+	if err != nil {
+		return xenctl.Domain{}, err
+	}
+	if cfg.StartPaused && d.kind == KindTest {
+		if err := bring(l, dom, xenctl.StatePaused, l.DomainSuspend); err != nil {
+			return xenctl.Domain{}, err
+		}
+	}
+	return d.describe(l, dom)
+}
+
+// refused says that libvirt found the domain in a state in which it can't be made.
+func refused(err error) bool {
+	var answer libvirt.Error
+	return errors.As(err, &answer) && (answer.Code == uint32(libvirt.ErrOperationInvalid) || answer.Code == uint32(libvirt.ErrOperationFailed))
+}
+
+// admission is the memory of domains that are being made, which the hypervisor doesn't count as used yet.
+type admission struct {
+	mu    sync.Mutex
+	bytes int64
+}
+
+// admit reserves memory until leave is called: when the domain has its own, or has failed. The test
+// driver's memory isn't used by its domains.
+func (d *Driver) admit(l *libvirt.Libvirt, bytes int64) (leave func(), err error) {
+	if d.kind == KindTest {
+		return func() {}, nil
+	}
+	return d.room.enter(bytes, func() (int64, error) {
+		free, err := l.NodeGetFreeMemory()
+		return int64(free), err
+	})
+}
+
+// enter asks for the free memory and takes bytes of it, as one step.
+func (a *admission) enter(bytes int64, free func() (int64, error)) (leave func(), err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	have, err := free()
+	if err != nil {
+		return nil, err
+	}
+	if have -= a.bytes; bytes > have {
+		return nil, local(&xenctl.MemoryError{NeededBytes: bytes, AvailableBytes: max(0, have)})
+	}
+	a.bytes += bytes
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.bytes -= bytes
+	}, nil
+}

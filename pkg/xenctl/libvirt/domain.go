@@ -1,0 +1,281 @@
+package libvirt
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"xapid/pkg/xenctl"
+)
+
+// domainZero is the control domain in the Xen driver's list.
+const domainZero = "00000000-0000-0000-0000-000000000000"
+
+// quickly makes calls that change something and are answered at once.
+func (d *Driver) quickly(ctx context.Context, op, uuid string, f func(*libvirt.Libvirt, libvirt.Domain) error) error {
+	ctx, cancel := withDefault(ctx, d.opts.QuickTimeout)
+	defer cancel()
+	return opError(op, uuid, d.quick.call(ctx, false, on(uuid, f)))
+}
+
+// slowly is quickly for calls that may take their time.
+func (d *Driver) slowly(ctx context.Context, op, uuid string, f func(*libvirt.Libvirt, libvirt.Domain) error) error {
+	ctx, cancel := withDefault(ctx, d.opts.SlowTimeout)
+	defer cancel()
+	return opError(op, uuid, d.slow.call(ctx, false, on(uuid, f)))
+}
+
+// reading makes calls that change nothing.
+func (d *Driver) reading(ctx context.Context, op, uuid string, f func(*libvirt.Libvirt) error) error {
+	ctx, cancel := withDefault(ctx, d.opts.QuickTimeout)
+	defer cancel()
+	return opError(op, uuid, d.quick.call(ctx, true, f))
+}
+
+// on looks the domain up before f.
+func on(uuid string, f func(*libvirt.Libvirt, libvirt.Domain) error) func(*libvirt.Libvirt) error {
+	return func(l *libvirt.Libvirt) error {
+		dom, err := lookup(l, uuid)
+		if err != nil {
+			return err
+		}
+		return f(l, dom)
+	}
+}
+
+// lookup finds a domain that lives. libvirt still knows one for a moment after its end.
+func lookup(l *libvirt.Libvirt, uuid string) (libvirt.Domain, error) {
+	raw, err := parseUUID(uuid)
+	if err != nil {
+		return libvirt.Domain{}, err
+	}
+	dom, err := l.DomainLookupByUUID(raw)
+	if err == nil && dom.ID < 0 {
+		err = errGone
+	}
+	return dom, err
+}
+
+// errGone is ErrNotFound found out here, not told by libvirt.
+var errGone = local(xenctl.ErrNotFound)
+
+func withDefault(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, timeout)
+}
+
+// Destroy implements xenctl.Hypervisor.
+func (d *Driver) Destroy(ctx context.Context, uuid string) error {
+	return d.slowly(ctx, "destroy", uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		return l.DomainDestroy(dom)
+	})
+}
+
+// Pause implements xenctl.Hypervisor.
+func (d *Driver) Pause(ctx context.Context, uuid string) error {
+	return d.quickly(ctx, "pause", uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		return bring(l, dom, xenctl.StatePaused, l.DomainSuspend)
+	})
+}
+
+// Unpause implements xenctl.Hypervisor.
+func (d *Driver) Unpause(ctx context.Context, uuid string) error {
+	return d.quickly(ctx, "unpause", uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		return bring(l, dom, xenctl.StateRunning, l.DomainResume)
+	})
+}
+
+// bring brings a domain into a state by a call that libvirt refuses when it is in that state already.
+func bring(l *libvirt.Libvirt, dom libvirt.Domain, want xenctl.DomainState, by func(libvirt.Domain) error) error {
+	switch now, err := state(l, dom); {
+	case err != nil || now == want:
+		return err
+	case now != xenctl.StateRunning && now != xenctl.StatePaused:
+		return local(fmt.Errorf("%w: %s", xenctl.ErrBadState, now))
+	}
+	err := by(dom)
+	if err == nil {
+		return nil
+	}
+	if now, e := state(l, dom); e == nil && now == want {
+		return nil // somebody else was faster
+	}
+	return err
+}
+
+func state(l *libvirt.Libvirt, dom libvirt.Domain) (xenctl.DomainState, error) {
+	s, _, err := l.DomainGetState(dom, 0)
+	if err != nil {
+		return "", err
+	}
+	return stateOf(libvirt.DomainState(s))
+}
+
+func stateOf(s libvirt.DomainState) (xenctl.DomainState, error) {
+	switch s {
+	case libvirt.DomainShutoff:
+		return "", errGone
+	case libvirt.DomainPaused, libvirt.DomainPmsuspended:
+		return xenctl.StatePaused, nil
+	case libvirt.DomainShutdown:
+		return xenctl.StateDying, nil
+	case libvirt.DomainCrashed:
+		return xenctl.StateCrashed, nil
+	default:
+		return xenctl.StateRunning, nil
+	}
+}
+
+// RequestShutdown implements xenctl.Hypervisor.
+func (d *Driver) RequestShutdown(ctx context.Context, uuid string, kind xenctl.ShutdownKind) error {
+	const op = "request shutdown"
+	if kind != xenctl.ShutdownPoweroff && kind != xenctl.ShutdownReboot {
+		return opError(op, uuid, fmt.Errorf("%w: shutdown kind %q", xenctl.ErrInvalid, kind))
+	}
+	dom, err := d.lookup(ctx, op, uuid)
+	switch {
+	case err != nil:
+		return err
+	case dom.State != xenctl.StateRunning && dom.State != xenctl.StatePaused:
+		return opError(op, uuid, fmt.Errorf("%w: %s", xenctl.ErrBadState, dom.State))
+	case d.opts.Shutdown == nil && d.kind != KindTest:
+		return opError(op, uuid, xenctl.ErrNotSupported)
+	}
+	d.facts.update(uuid, dom.ID, func(x *fact) { x.rebooting = kind == xenctl.ShutdownReboot })
+	if d.opts.Shutdown != nil {
+		return opError(op, uuid, d.opts.Shutdown.RequestShutdown(ctx, dom, kind))
+	}
+	return d.quickly(ctx, op, uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		if kind == xenctl.ShutdownReboot {
+			return l.DomainReboot(dom, 0)
+		}
+		return l.DomainShutdown(dom)
+	})
+}
+
+// Lookup implements xenctl.Hypervisor.
+func (d *Driver) Lookup(ctx context.Context, uuid string) (xenctl.Domain, error) {
+	return d.lookup(ctx, "lookup", uuid)
+}
+
+func (d *Driver) lookup(ctx context.Context, op, uuid string) (found xenctl.Domain, err error) {
+	err = d.reading(ctx, op, uuid, func(l *libvirt.Libvirt) error {
+		dom, err := lookup(l, uuid)
+		if err == nil {
+			found, err = d.describe(l, dom)
+		}
+		return err
+	})
+	return found, err
+}
+
+// List implements xenctl.Hypervisor.
+func (d *Driver) List(ctx context.Context) (all []xenctl.Domain, err error) {
+	err = d.reading(ctx, "list", "", func(l *libvirt.Libvirt) error {
+		doms, _, err := l.ConnectListAllDomains(1, libvirt.ConnectListDomainsActive)
+		if err != nil {
+			return err
+		}
+		all = make([]xenctl.Domain, 0, len(doms))
+		there := make(map[string]int, len(doms))
+		for _, dom := range doms {
+			if formatUUID(dom.UUID) == domainZero {
+				continue
+			}
+			one, err := d.describe(l, dom)
+			if errors.Is(opError("", "", err), xenctl.ErrNotFound) {
+				continue // it ended since
+			}
+			if err != nil {
+				return err
+			}
+			all = append(all, one)
+			there[one.UUID] = one.ID
+		}
+		d.facts.keep(there)
+		return nil
+	})
+	return all, err
+}
+
+// describe asks for what is known of a domain.
+func (d *Driver) describe(l *libvirt.Libvirt, dom libvirt.Domain) (xenctl.Domain, error) {
+	uuid, id := formatUUID(dom.UUID), int(dom.ID)
+	s, maxKiB, nowKiB, vcpus, _, err := l.DomainGetInfo(dom)
+	if err != nil {
+		return xenctl.Domain{}, err
+	}
+	state, err := stateOf(libvirt.DomainState(s))
+	if err != nil {
+		return xenctl.Domain{}, err
+	}
+	known := d.facts.update(uuid, id, func(*fact) {})
+	if known.maxVCPUs == 0 {
+		n, err := l.DomainGetVcpusFlags(dom, uint32(libvirt.DomainVCPULive|libvirt.DomainVCPUMaximum))
+		if err != nil {
+			return xenctl.Domain{}, err
+		}
+		known = d.facts.update(uuid, id, func(x *fact) { x.maxVCPUs = int(n) })
+	}
+	memory := int64(nowKiB) << 10
+	if known.target == 0 {
+		known.target = memory
+	}
+	return xenctl.Domain{
+		UUID: uuid, ID: id, Name: dom.Name, State: state, StartedAt: known.startedAt,
+		MemoryBytes: memory, TargetBytes: known.target, MaxBytes: int64(maxKiB) << 10,
+		VCPUs: int(vcpus), MaxVCPUs: known.maxVCPUs,
+	}, nil
+}
+
+// SetMemoryTarget implements xenctl.Resizer.
+func (d *Driver) SetMemoryTarget(ctx context.Context, uuid string, targetBytes int64) error {
+	return d.quickly(ctx, "set memory", uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		most, err := l.DomainGetMaxMemory(dom)
+		if err != nil {
+			return err
+		}
+		if targetBytes < 1<<10 || targetBytes>>10 > int64(most) {
+			return local(fmt.Errorf("%w: memory target %d of at most %d", xenctl.ErrInvalid, targetBytes, most<<10))
+		}
+		if err := l.DomainSetMemoryFlags(dom, uint64(targetBytes>>10), uint32(libvirt.DomainMemLive)); err != nil {
+			return err
+		}
+		d.facts.update(uuid, int(dom.ID), func(x *fact) { x.target = targetBytes &^ 1023 })
+		return nil
+	})
+}
+
+// SetVCPUs implements xenctl.Resizer.
+func (d *Driver) SetVCPUs(ctx context.Context, uuid string, n int) error {
+	return d.quickly(ctx, "set vcpus", uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		most, err := l.DomainGetVcpusFlags(dom, uint32(libvirt.DomainVCPULive|libvirt.DomainVCPUMaximum))
+		if err != nil {
+			return err
+		}
+		if n < 1 || n > int(most) {
+			return local(fmt.Errorf("%w: %d VCPUs of at most %d", xenctl.ErrInvalid, n, most))
+		}
+		return l.DomainSetVcpusFlags(dom, uint32(n), uint32(libvirt.DomainVCPULive))
+	})
+}
+
+func formatUUID(u libvirt.UUID) string {
+	x := hex.EncodeToString(u[:])
+	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
+}
+
+func parseUUID(uuid string) (u libvirt.UUID, err error) {
+	raw, err := hex.DecodeString(strings.ReplaceAll(uuid, "-", ""))
+	if err != nil || len(raw) != len(u) {
+		return u, local(fmt.Errorf("%w: %q is not a UUID", xenctl.ErrInvalid, uuid))
+	}
+	return libvirt.UUID(raw), nil
+}
