@@ -121,8 +121,8 @@ type NIC struct {
 // Graphics is a graphical console (VNC).
 type Graphics struct {
 	Listen   string // an IP address of the host; empty is loopback
-	Keymap   string
-	VideoMiB int // memory of the video card, 0 is the default
+	Keymap   string // "de", "en-us"; empty is the hypervisor's default
+	VideoMiB int    // memory of the video card, 0 is the default
 }
 
 // CrashAction is what becomes of a domain whose guest crashed.

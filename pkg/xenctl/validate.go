@@ -15,6 +15,7 @@ var (
 	uuidShape   = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	deviceShape = regexp.MustCompile(`^(xvd[a-z]{1,2}|hd[a-z]|sd[a-z])$`)
 	linkShape   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
+	keymapShape = regexp.MustCompile(`^[a-z]{2}(-[a-z]{2,3})?$`)
 	keyShape    = regexp.MustCompile(`^vm-data(/[A-Za-z0-9@_.:-]+)*$`)
 )
 
@@ -118,8 +119,19 @@ func (c *DomainConfig) validateDevices() error {
 		}
 		indices[n.Index] = true
 	}
-	if g := c.Graphics; g != nil && g.Listen != "" && net.ParseIP(g.Listen) == nil {
+	return c.Graphics.validate()
+}
+
+func (g *Graphics) validate() error {
+	switch {
+	case g == nil:
+		return nil
+	case g.Listen != "" && net.ParseIP(g.Listen) == nil:
 		return fmt.Errorf("%w: graphics address %q", ErrInvalid, g.Listen)
+	case g.Keymap != "" && !keymapShape.MatchString(g.Keymap):
+		return fmt.Errorf("%w: keymap %q", ErrInvalid, g.Keymap)
+	case g.VideoMiB < 0 || g.VideoMiB > 256:
+		return fmt.Errorf("%w: %d MiB of video memory", ErrInvalid, g.VideoMiB)
 	}
 	return nil
 }

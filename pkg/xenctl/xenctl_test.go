@@ -56,6 +56,8 @@ func TestValidate(t *testing.T) {
 		"bridge that is a path":       func(c *xenctl.DomainConfig) { c.NICs[0].Bridge = "../x" },
 		"two nics of an index":        func(c *xenctl.DomainConfig) { c.NICs = append(c.NICs, c.NICs[0]) },
 		"graphics address":            func(c *xenctl.DomainConfig) { c.Graphics = &xenctl.Graphics{Listen: "all"} },
+		"keymap that is a path":       func(c *xenctl.DomainConfig) { c.Graphics = &xenctl.Graphics{Keymap: "../x"} },
+		"video memory":                func(c *xenctl.DomainConfig) { c.Graphics = &xenctl.Graphics{VideoMiB: 1 << 20} },
 		"xenstore outside vm-data":    func(c *xenctl.DomainConfig) { c.Xenstore = map[string]string{"control/shutdown": "x"} },
 		"xenstore climbing out":       func(c *xenctl.DomainConfig) { c.Xenstore = map[string]string{"vm-data//x": "x"} },
 		"xenstore value":              func(c *xenctl.DomainConfig) { c.Xenstore = map[string]string{"vm-data/x": "\x01"} },

@@ -1,0 +1,115 @@
+package libvirt
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"xapid/pkg/xenctl"
+)
+
+func TestAdmissionIsOneStep(t *testing.T) {
+	var room admission
+	free := func() (int64, error) { return 100, nil } // what is being made isn't counted yet
+	var leave []func()
+	for range 3 {
+		l, err := room.enter(30, free)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leave = append(leave, l)
+	}
+	_, err := room.enter(30, free)
+	var figures *xenctl.MemoryError
+	if !errors.As(err, &figures) || figures.NeededBytes != 30 || figures.AvailableBytes != 10 || !errors.Is(err, xenctl.ErrNotEnoughMemory) {
+		t.Errorf("a fourth: %v", err)
+	}
+	leave[1]()
+	if _, err := room.enter(40, free); err != nil {
+		t.Errorf("after one left: %v", err)
+	}
+	broken := errors.New("no answer")
+	if _, err := room.enter(1, func() (int64, error) { return 0, broken }); !errors.Is(err, broken) {
+		t.Errorf("without figures: %v", err)
+	}
+}
+
+// TestXenImage reads the header that libvirt's Xen driver writes.
+func TestXenImage(t *testing.T) {
+	text := "<domain type='xen'><name>n</name><uuid>" + uuid + "</uuid></domain>"
+	image := []byte("libvirt-xml\n \x00 \r")
+	image = binary.NativeEndian.AppendUint32(image, 2)
+	image = binary.NativeEndian.AppendUint32(image, uint32(len(text)))
+	image = append(append(image, make([]byte, 40)...), text+"the guest's memory"...)
+	path := filepath.Join(t.TempDir(), "image")
+	for name, c := range map[string]struct {
+		content []byte
+		ok      bool
+	}{
+		"whole":           {image, true},
+		"cut in the XML":  {image[:len(image)-40], false},
+		"cut in the head": {image[:30], false},
+		"endless":         {append(append([]byte(nil), image[:20]...), 0xff, 0xff, 0xff, 0x7f), false},
+		"empty":           {nil, false},
+	} {
+		if err := os.WriteFile(path, c.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, err := readImage(path)
+		if (err == nil) != c.ok || (c.ok && d.UUID != uuid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestStopEventsAreCompleted(t *testing.T) {
+	stop := xenctl.Event{Kind: xenctl.EventStopped, UUID: uuid, ID: -1, Reason: xenctl.StopPoweroff}
+	var f facts
+	if e := f.stopped(stop); e.ID != 0 || e.Reason != xenctl.StopPoweroff {
+		t.Errorf("of an unknown domain: %+v", e)
+	}
+	f.started(uuid, 7, time.Now())
+	f.update(uuid, 7, func(x *fact) { x.rebooting = true })
+	if e := f.stopped(stop); e.ID != 7 || e.Reason != xenctl.StopReboot {
+		t.Errorf("after a reboot was asked for: %+v", e)
+	}
+	f.started(uuid, 8, time.Now())
+	if e := f.stopped(stop); e.ID != 8 || e.Reason != xenctl.StopPoweroff {
+		t.Errorf("of the next incarnation: %+v", e)
+	}
+	f.update("gone", 3, func(*fact) {})
+	f.update("new", 9, func(*fact) {})
+	f.keep(map[string]int{"other": 5})
+	if _, there := f.byUUID["gone"]; there || len(f.byUUID) != 1 {
+		t.Errorf("kept: %v", f.byUUID)
+	}
+}
+
+func TestCodesHaveMeanings(t *testing.T) {
+	for code, want := range sentinels {
+		err := opError("op", uuid, libvirt.Error{Code: uint32(code), Message: "it said"})
+		if !errors.Is(err, want) {
+			t.Errorf("code %d: %v", code, err)
+		}
+	}
+	if err := opError("op", uuid, libvirt.Error{Code: 1, Message: "internal"}); errors.Is(err, xenctl.ErrBadState) || err.Error() == "" {
+		t.Errorf("an internal error: %v", err)
+	}
+}
+
+func TestUUIDs(t *testing.T) {
+	raw, err := parseUUID(uuid)
+	if err != nil || formatUUID(raw) != uuid {
+		t.Errorf("%s became %s, %v", uuid, formatUUID(raw), err)
+	}
+	for _, bad := range []string{"", "x", uuid[1:], uuid + "0", "../../etc/passwd"} {
+		if _, err := parseUUID(bad); !errors.Is(err, xenctl.ErrInvalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
