@@ -42,6 +42,7 @@ const (
 	CodeVolumeType      Code = 66
 	CodeVolumeCreate    Code = 78
 	CodeVolumeSize      Code = 79
+	CodeHidden          Code = 80
 	CodeLocation        Code = 94
 	CodeVolumeResize    Code = 110
 	CodeIO              Code = 200
@@ -68,6 +69,7 @@ var messages = map[Code]string{
 	CodeVolumeType:      "Invalid VDI type",
 	CodeVolumeCreate:    "VDI Creation failed",
 	CodeVolumeSize:      "VDI Invalid size",
+	CodeHidden:          "Failed to mark VDI hidden",
 	CodeLocation:        "The request is missing the location parameter",
 	CodeVolumeResize:    "VDI resize failed",
 	CodeIO:              "General IO error",

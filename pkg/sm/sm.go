@@ -25,7 +25,8 @@ type Driver interface {
 	// code 47.
 	Attach(ctx context.Context, spec Spec) (SR, error)
 	// Destroy erases an SR that is not attached (ErrSRInUse). One with volumes is refused with ErrNotEmpty;
-	// foreign files stay. Destroying what is not there succeeds.
+	// foreign files stay. Destroying what is not there succeeds, and so does a library of files that the driver did
+	// not make, which stays as it is.
 	Destroy(ctx context.Context, spec Spec) error
 }
 
@@ -55,7 +56,8 @@ type Allocator interface {
 	// it as Scan would. It is on stable storage when the call returns. An ID that is taken is code 43, a size out
 	// of range 79, no room a *FullError, a format that the driver lacks 66.
 	CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error)
-	// DestroyVolume removes a volume; with a holder it is ErrInUse. One that is not there is no error.
+	// DestroyVolume removes a volume; with a holder it is ErrInUse, a base copy code 80. One that is not there is no
+	// error.
 	DestroyVolume(ctx context.Context, id string) error
 }
 

@@ -47,3 +47,9 @@ func create(f File, foot footer) error {
 	}
 	return nil
 }
+
+// MetadataBytes is the room that a new image of a virtual size takes on a medium that has holes, at most.
+func MetadataBytes(sizeBytes int64) int64 {
+	n := uint32(blocksOf(sizeBytes, BlockSize))
+	return roundUp(batEnd(tableStart, n)+sector+batmapBytes(n), align) + 2*align
+}
