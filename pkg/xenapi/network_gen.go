@@ -8,24 +8,24 @@ type NetworkRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (NetworkRef) Of() *Network { return nil }
 
-// Network: the record of class network.
+// Network: a virtual switch across the pool that VIFs and PIFs plug into.
 type Network struct {
-	UUID               string
-	NameLabel          string
-	NameDescription    string
-	AllowedOperations  []NetworkOperations
-	CurrentOperations  map[string]string
-	VIFs               []VIFRef
-	PIFs               []PIFRef
-	MTU                int64
-	OtherConfig        map[string]string
-	Bridge             string
-	Managed            bool
-	Blobs              map[string]string
-	Tags               []string
-	DefaultLockingMode NetworkDefaultLockingMode
-	AssignedIPs        map[string]string
-	Purpose            []NetworkPurpose
+	UUID               string                    // permanent identity.
+	NameLabel          string                    // what people call it; need not be unique.
+	NameDescription    string                    // free text for people.
+	AllowedOperations  []NetworkOperations       // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations  map[string]string         // operations under way, by the task that runs each.
+	VIFs               []VIFRef                  // interfaces of VMs on it.
+	PIFs               []PIFRef                  // host interfaces on it, one a host at most; without any it is internal.
+	MTU                int64                     // largest packet in bytes, 1500 by default; VIFs and PIFs follow it.
+	OtherConfig        map[string]string         // free key-value data of clients; some keys, such as static-routes, change behaviour.
+	Bridge             string                    // name of the bridge on every host; chosen (xapiN, xenbrN) if not given.
+	Managed            bool                      // xapid makes and removes the bridge; false leaves that to the administrator.
+	Blobs              map[string]string         // binary data attached by name.
+	Tags               []string                  // words that clients group objects by.
+	DefaultLockingMode NetworkDefaultLockingMode // how interfaces are filtered that follow the network: unlocked or disabled.
+	AssignedIPs        map[string]string         // address given to each VIF on the internal management network.
+	Purpose            []NetworkPurpose          // special uses, such as serving NBD to clients on it.
 }
 
 // NewNetwork makes a record with every field at its default.

@@ -8,14 +8,14 @@ type PBDRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PBDRef) Of() *PBD { return nil }
 
-// PBD: the record of class PBD.
+// PBD: a host's connection to an SR, with the settings to reach it.
 type PBD struct {
-	UUID              string
-	Host              HostRef
-	SR                SRRef
-	DeviceConfig      map[string]string
-	CurrentlyAttached bool
-	OtherConfig       map[string]string
+	UUID              string            // permanent identity.
+	Host              HostRef           // host that is connected.
+	SR                SRRef             // repository that is reached.
+	DeviceConfig      map[string]string // how the host finds the storage, such as server and serverpath; keys depend on SR.type.
+	CurrentlyAttached bool              // the storage is attached on the host now.
+	OtherConfig       map[string]string // free key-value data of clients; multipathed and similar keys hold the driver's counts.
 }
 
 // NewPBD makes a record with every field at its default.

@@ -8,44 +8,44 @@ type PIFRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PIFRef) Of() *PIF { return nil }
 
-// PIF: the record of class PIF.
+// PIF: a host's network interface: a card's port, a VLAN, a bond or a tunnel.
 type PIF struct {
-	UUID                  string
-	Device                string
-	Network               NetworkRef
-	Host                  HostRef
-	MAC                   string
-	MTU                   int64
-	VLAN                  int64
-	DeviceName            string
-	Metrics               PIFMetricsRef
-	Physical              bool
-	CurrentlyAttached     bool
-	IPConfigurationMode   IPConfigurationMode
-	IP                    string
-	Netmask               string
-	Gateway               string
-	DNS                   string
-	BondSlaveOf           BondRef
-	BondMasterOf          []BondRef
-	VLANMasterOf          VLANRef
-	VLANSlaveOf           []VLANRef
-	Management            bool
-	OtherConfig           map[string]string
-	DisallowUnplug        bool
-	TunnelAccessPIFOf     []TunnelRef
-	TunnelTransportPIFOf  []TunnelRef
-	IPv6ConfigurationMode IPv6ConfigurationMode
-	IPv6                  []string
-	IPv6Gateway           string
-	PrimaryAddressType    PrimaryAddressType
-	Managed               bool
-	Properties            map[string]string
-	Capabilities          []string
-	IgmpSnoopingStatus    PIFIgmpStatus
-	SriovPhysicalPIFOf    []NetworkSriovRef
-	SriovLogicalPIFOf     []NetworkSriovRef
-	PCI                   PCIRef
+	UUID                  string                // permanent identity.
+	Device                string                // name of the link in the kernel, such as eth0; a VLAN has its parent's.
+	Network               NetworkRef            // network that it connects to.
+	Host                  HostRef               // host that it belongs to.
+	MAC                   string                // hardware address, six octets in hex with colons.
+	MTU                   int64                 // largest packet in bytes.
+	VLAN                  int64                 // VLAN tag of traffic on it, 0 to 4094; -1 if untagged.
+	DeviceName            string                // name of the link under which it really is known to the kernel.
+	Metrics               PIFMetricsRef         // carrier, speed and vendor of what is behind it.
+	Physical              bool                  // a real port of the machine, or one function of it.
+	CurrentlyAttached     bool                  // the interface is up now.
+	IPConfigurationMode   IPConfigurationMode   // how the host gets its IPv4 address here: None, DHCP or Static.
+	IP                    string                // IPv4 address of the host on it; empty without one.
+	Netmask               string                // IPv4 netmask in dotted form.
+	Gateway               string                // IPv4 gateway; empty without one.
+	DNS                   string                // comma-separated addresses of name servers.
+	BondSlaveOf           BondRef               // bond that it is a member of; null for none.
+	BondMasterOf          []BondRef             // bond that it is the interface of; at most one.
+	VLANMasterOf          VLANRef               // the VLAN that it is the tagged side of; null for none.
+	VLANSlaveOf           []VLANRef             // the VLANs carried over it.
+	Management            bool                  // the host's API traffic uses it; exactly one on each host.
+	OtherConfig           map[string]string     // free key-value data of clients; ethtool-*, mtu and similar keys are applied at plug.
+	DisallowUnplug        bool                  // refuses to be unplugged, as storage traffic depends on it.
+	TunnelAccessPIFOf     []TunnelRef           // tunnel that it is the inner side of.
+	TunnelTransportPIFOf  []TunnelRef           // tunnels that are carried over it.
+	IPv6ConfigurationMode IPv6ConfigurationMode // how the host gets IPv6 addresses here: None, DHCP, Static or Autoconf.
+	IPv6                  []string              // IPv6 addresses of the host on it, each with its prefix length.
+	IPv6Gateway           string                // IPv6 gateway; empty without one.
+	PrimaryAddressType    PrimaryAddressType    // family by which other hosts reach this one, on the management interface.
+	Managed               bool                  // xapid configures it; false leaves that to the administrator.
+	Properties            map[string]string     // configured settings of the port, such as gro (on or off).
+	Capabilities          []string              // what the port can do, such as fcoe or sriov.
+	IgmpSnoopingStatus    PIFIgmpStatus         // whether IGMP snooping works on its bridge.
+	SriovPhysicalPIFOf    []NetworkSriovRef     // SR-IOV networks that it lends its functions to.
+	SriovLogicalPIFOf     []NetworkSriovRef     // SR-IOV network that it stands for.
+	PCI                   PCIRef                // PCI function behind it; null for virtual ones.
 }
 
 // NewPIF makes a record with every field at its default.

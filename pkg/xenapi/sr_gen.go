@@ -8,30 +8,30 @@ type SRRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (SRRef) Of() *SR { return nil }
 
-// SR: the record of class SR.
+// SR: a storage repository: a place for virtual disks, run by the driver its type names.
 type SR struct {
-	UUID                 string
-	NameLabel            string
-	NameDescription      string
-	AllowedOperations    []StorageOperations
-	CurrentOperations    map[string]string
-	VDIs                 []VDIRef
-	PBDs                 []PBDRef
-	VirtualAllocation    int64
-	PhysicalUtilisation  int64
-	PhysicalSize         int64
-	Type                 string
-	ContentType          string
-	Shared               bool
-	OtherConfig          map[string]string
-	Tags                 []string
-	DefaultVDIVisibility bool
-	SMConfig             map[string]string
-	Blobs                map[string]string
-	LocalCacheEnabled    bool
-	IntroducedBy         DRTaskRef
-	Clustered            bool
-	IsToolsSR            bool
+	UUID                 string              // permanent identity; often part of the layout on the storage itself.
+	NameLabel            string              // what people call it; need not be unique.
+	NameDescription      string              // free text for people.
+	AllowedOperations    []StorageOperations // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations    map[string]string   // operations under way, by the task that runs each.
+	VDIs                 []VDIRef            // disks on it.
+	PBDs                 []PBDRef            // its connections to hosts, one a host.
+	VirtualAllocation    int64               // sum of the virtual sizes of its disks, in bytes.
+	PhysicalUtilisation  int64               // bytes in use on the storage, as of the last scan.
+	PhysicalSize         int64               // bytes that the storage holds, as of the last scan.
+	Type                 string              // name of the storage driver, such as lvm, nfs, ext or iso; fixed.
+	ContentType          string              // what is kept on it: user for disks, iso for CD images.
+	Shared               bool                // several hosts can use it at once.
+	OtherConfig          map[string]string   // free key-value data of clients; indestructible and auto-scan change behaviour.
+	Tags                 []string            // words that clients group objects by.
+	DefaultVDIVisibility bool                // whether disks found by a scan are managed.
+	SMConfig             map[string]string   // data of the storage driver about this SR.
+	Blobs                map[string]string   // binary data attached by name.
+	LocalCacheEnabled    bool                // serves as its host's cache for disks on shared storage.
+	IntroducedBy         DRTaskRef           // disaster recovery task that attached it; null for ordinary ones.
+	Clustered            bool                // uses the cluster stack to share its file system between hosts.
+	IsToolsSR            bool                // the one that holds the guest tools image.
 }
 
 // NewSR makes a record with every field at its default.

@@ -8,31 +8,31 @@ type VBDRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VBDRef) Of() *VBD { return nil }
 
-// VBD: the record of class VBD.
+// VBD: a drive of a VM: the connection between it and a virtual disk or CD.
 type VBD struct {
-	UUID                   string
-	AllowedOperations      []VBDOperations
-	CurrentOperations      map[string]string
-	VM                     VMRef
-	VDI                    VDIRef
-	Device                 string
-	Userdevice             string
-	Bootable               bool
-	Mode                   VBDMode
-	Type                   VBDType
-	Unpluggable            bool
-	StorageLock            bool
-	Empty                  bool
-	Reserved               bool
-	OtherConfig            map[string]string
-	CurrentlyAttached      bool
-	StatusCode             int64
-	StatusDetail           string
-	RuntimeProperties      map[string]string
-	QOSAlgorithmType       string
-	QOSAlgorithmParams     map[string]string
-	QOSSupportedAlgorithms []string
-	Metrics                VBDMetricsRef
+	UUID                   string            // permanent identity.
+	AllowedOperations      []VBDOperations   // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations      map[string]string // operations under way, by the task that runs each.
+	VM                     VMRef             // the VM that the drive belongs to.
+	VDI                    VDIRef            // the disk or CD image in it; null in an empty CD drive.
+	Device                 string            // name that the guest sees, such as xvda; filled while attached, else empty.
+	Userdevice             string            // position asked for: a number from 0, a name such as xvda, or autodetect for the lowest free one.
+	Bootable               bool              // the boot loader of a PV guest looks here.
+	Mode                   VBDMode           // whether the guest may write (RW) or not (RO); CDs are RO.
+	Type                   VBDType           // what the guest sees: a disk, a CD drive or a floppy.
+	Unpluggable            bool              // the drive may be unplugged while the VM runs.
+	StorageLock            bool              // held while the disk's storage is locked for it; of no use to clients.
+	Empty                  bool              // a drive without a medium; only CD drives can be.
+	Reserved               bool              // taken by an operation under way that is about to use it.
+	OtherConfig            map[string]string // free key-value data of clients; owner marks a disk to be deleted with its VM.
+	CurrentlyAttached      bool              // the guest has it now; stays true over suspend.
+	StatusCode             int64             // result of the last attempt to attach; 0 is success.
+	StatusDetail           string            // text that goes with status_code.
+	RuntimeProperties      map[string]string // facts about the attached device, by key.
+	QOSAlgorithmType       string            // name of the I/O scheduling rule to apply, such as ionice; empty for none.
+	QOSAlgorithmParams     map[string]string // parameters of the I/O scheduling rule.
+	QOSSupportedAlgorithms []string          // I/O scheduling rules that can be chosen.
+	Metrics                VBDMetricsRef     // former statistics object; no longer made.
 }
 
 // NewVBD makes a record with every field at its default.

@@ -10,40 +10,40 @@ type VDIRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VDIRef) Of() *VDI { return nil }
 
-// VDI: the record of class VDI.
+// VDI: a virtual disk, CD image or other volume on an SR.
 type VDI struct {
-	UUID                string
-	NameLabel           string
-	NameDescription     string
-	AllowedOperations   []VDIOperations
-	CurrentOperations   map[string]string
-	SR                  SRRef
-	VBDs                []VBDRef
-	CrashDumps          []CrashdumpRef
-	VirtualSize         int64
-	PhysicalUtilisation int64
-	Type                VDIType
-	Sharable            bool
-	ReadOnly            bool
-	OtherConfig         map[string]string
-	StorageLock         bool
-	Location            string
-	Managed             bool
-	Missing             bool
-	Parent              VDIRef
-	XenstoreData        map[string]string
-	SMConfig            map[string]string
-	IsASnapshot         bool
-	SnapshotOf          VDIRef
-	Snapshots           []VDIRef
-	SnapshotTime        time.Time
-	Tags                []string
-	AllowCaching        bool
-	OnBoot              OnBoot
-	MetadataOfPool      PoolRef
-	MetadataLatest      bool
-	IsToolsISO          bool
-	CBTEnabled          bool
+	UUID                string            // permanent identity; on most storage also part of the volume's name.
+	NameLabel           string            // what people call it; need not be unique.
+	NameDescription     string            // free text for people.
+	AllowedOperations   []VDIOperations   // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations   map[string]string // operations under way, by the task that runs each.
+	SR                  SRRef             // storage repository that it lies on.
+	VBDs                []VBDRef          // drives that refer to it.
+	CrashDumps          []CrashdumpRef    // crash dumps stored in it.
+	VirtualSize         int64             // size that a guest sees, in bytes; rounded up by the storage driver.
+	PhysicalUtilisation int64             // bytes that it occupies on the storage; -1 if unknown.
+	Type                VDIType           // what it is for: user, system, suspend image, crash dump, metadata and so on.
+	Sharable            bool              // several VMs may have it writable at once.
+	ReadOnly            bool              // no drive may open it for writing.
+	OtherConfig         map[string]string // free key-value data of clients.
+	StorageLock         bool              // held while the storage level has it locked; of no use to clients.
+	Location            string            // name by which the storage driver finds it in the SR; unique there.
+	Managed             bool              // clients may use it; false on internal nodes of a snapshot tree.
+	Missing             bool              // the last scan did not find it on the storage.
+	Parent              VDIRef            // disk that this one builds on; sm_config and the driver know better.
+	XenstoreData        map[string]string // keys written below sm-data in the xenstore directory of an attached drive.
+	SMConfig            map[string]string // data of the storage driver about this disk; not for clients to change.
+	IsASnapshot         bool              // true on snapshots.
+	SnapshotOf          VDIRef            // disk that this is a snapshot of; null when that is gone or this is no snapshot.
+	Snapshots           []VDIRef          // snapshots taken of it.
+	SnapshotTime        time.Time         // when the snapshot was taken, UTC; the epoch if it is none.
+	Tags                []string          // words that clients group objects by.
+	AllowCaching        bool              // reads may be served from a cache on the host's local storage.
+	OnBoot              OnBoot            // whether each VM start keeps the contents (persist) or throws writes away (reset).
+	MetadataOfPool      PoolRef           // pool whose database is replicated into it; null on ordinary disks.
+	MetadataLatest      bool              // holds the newest copy of that pool's database among the disks seen.
+	IsToolsISO          bool              // the image with the guest tools.
+	CBTEnabled          bool              // changed blocks are being tracked.
 }
 
 // NewVDI makes a record with every field at its default.

@@ -10,101 +10,101 @@ type VMRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VMRef) Of() *VM { return nil }
 
-// VM: the record of class VM.
+// VM: a virtual machine, template, snapshot or control domain, with its settings and state.
 type VM struct {
-	UUID                        string
-	AllowedOperations           []VMOperations
-	CurrentOperations           map[string]string
-	NameLabel                   string
-	NameDescription             string
-	PowerState                  VMPowerState
-	UserVersion                 int64
-	IsATemplate                 bool
-	IsDefaultTemplate           bool
-	SuspendVDI                  VDIRef
-	ResidentOn                  HostRef
-	ScheduledToBeResidentOn     HostRef
-	Affinity                    HostRef
-	MemoryOverhead              int64
-	MemoryTarget                int64
-	MemoryStaticMax             int64
-	MemoryDynamicMax            int64
-	MemoryDynamicMin            int64
-	MemoryStaticMin             int64
-	VCPUsParams                 map[string]string
-	VCPUsMax                    int64
-	VCPUsAtStartup              int64
-	ActionsAfterSoftreboot      OnSoftrebootBehavior
-	ActionsAfterShutdown        OnNormalExit
-	ActionsAfterReboot          OnNormalExit
-	ActionsAfterCrash           OnCrashBehaviour
-	Consoles                    []ConsoleRef
-	VIFs                        []VIFRef
-	VBDs                        []VBDRef
-	VUSBs                       []VUSBRef
-	CrashDumps                  []CrashdumpRef
-	VTPMs                       []VTPMRef
-	PVBootloader                string
-	PVKernel                    string
-	PVRamdisk                   string
-	PVArgs                      string
-	PVBootloaderArgs            string
-	PVLegacyArgs                string
-	HVMBootPolicy               string
-	HVMBootParams               map[string]string
-	HVMShadowMultiplier         float64
-	Platform                    map[string]string
-	PCIBus                      string
-	OtherConfig                 map[string]string
-	Domid                       int64
-	Domarch                     string
-	LastBootCPUFlags            map[string]string
-	IsControlDomain             bool
-	Metrics                     VMMetricsRef
-	GuestMetrics                VMGuestMetricsRef
-	LastBootedRecord            string
-	Recommendations             string
-	XenstoreData                map[string]string
-	HAAlwaysRun                 bool
-	HARestartPriority           string
-	IsASnapshot                 bool
-	SnapshotOf                  VMRef
-	Snapshots                   []VMRef
-	SnapshotTime                time.Time
-	TransportableSnapshotID     string
-	Blobs                       map[string]string
-	Tags                        []string
-	BlockedOperations           map[string]string
-	SnapshotInfo                map[string]string
-	SnapshotMetadata            string
-	Parent                      VMRef
-	Children                    []VMRef
-	BIOSStrings                 map[string]string
-	ProtectionPolicy            VMPPRef
-	IsSnapshotFromVMPP          bool
-	SnapshotSchedule            VMSSRef
-	IsVMSSSnapshot              bool
-	Appliance                   VMApplianceRef
-	StartDelay                  int64
-	ShutdownDelay               int64
-	Order                       int64
-	VGPUs                       []VGPURef
-	AttachedPCIs                []PCIRef
-	SuspendSR                   SRRef
-	Version                     int64
-	GenerationID                string
-	HardwarePlatformVersion     int64
-	HasVendorDevice             bool
-	RequiresReboot              bool
-	ReferenceLabel              string
-	DomainType                  DomainType
-	NVRAM                       map[string]string
-	PendingGuidances            []UpdateGuidances
-	RecommendedGuidances        []UpdateGuidances
-	PendingGuidancesRecommended []UpdateGuidances
-	PendingGuidancesFull        []UpdateGuidances
-	Groups                      []VMGroupRef
-	SecurebootCertificatesState VMSecurebootCertificatesState
+	UUID                        string                        // permanent identity; survives export and, on full restore, import.
+	AllowedOperations           []VMOperations                // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations           map[string]string             // operations under way, by the task (or an internal id) that runs each.
+	NameLabel                   string                        // what people call it; need not be unique.
+	NameDescription             string                        // free text for people.
+	PowerState                  VMPowerState                  // whether it is halted, running, paused or suspended; follows the hypervisor.
+	UserVersion                 int64                         // number for the creator's own use; 1 on templates made with xe.
+	IsATemplate                 bool                          // true on templates, which can be cloned but not started; also true on snapshots.
+	IsDefaultTemplate           bool                          // true on the templates that came with the product; these can't be destroyed.
+	SuspendVDI                  VDIRef                        // disk with the saved memory image; set only while suspended, or on a checkpoint.
+	ResidentOn                  HostRef                       // host that it runs or is paused on; null when halted or suspended.
+	ScheduledToBeResidentOn     HostRef                       // host whose memory is reserved for a start, resume or migration under way; else null.
+	Affinity                    HostRef                       // host to prefer at start, and that settings shown for a halted VM are relative to; null for none.
+	MemoryOverhead              int64                         // bytes that the hypervisor needs beside the guest's own memory; recomputed from the settings.
+	MemoryTarget                int64                         // bytes that the balloon is aimed at while running; 0 when halted.
+	MemoryStaticMax             int64                         // the most memory the guest can ever be given, in bytes; changes only while halted.
+	MemoryDynamicMax            int64                         // upper end of the range in which ballooning may hold the guest, in bytes.
+	MemoryDynamicMin            int64                         // lower end of the range in which ballooning may hold the guest, in bytes.
+	MemoryStaticMin             int64                         // the least memory that the guest is known to work with, in bytes; changes only while halted.
+	VCPUsParams                 map[string]string             // scheduler settings by key: weight, cap (percent of one CPU), mask (comma-separated CPUs).
+	VCPUsMax                    int64                         // the most virtual CPUs that can be plugged; changes only while halted.
+	VCPUsAtStartup              int64                         // virtual CPUs that it boots with, from 1 to VCPUs_max.
+	ActionsAfterSoftreboot      OnSoftrebootBehavior          // what happens after the guest asks for a soft reboot.
+	ActionsAfterShutdown        OnNormalExit                  // what happens after the guest powers off: destroy (halt) or restart.
+	ActionsAfterReboot          OnNormalExit                  // what happens after the guest reboots: restart or destroy (halt).
+	ActionsAfterCrash           OnCrashBehaviour              // what happens after the guest crashes, with or without a core dump first.
+	Consoles                    []ConsoleRef                  // consoles that exist while it runs.
+	VIFs                        []VIFRef                      // network interfaces.
+	VBDs                        []VBDRef                      // disk drives, CD drives included.
+	VUSBs                       []VUSBRef                     // USB devices passed through.
+	CrashDumps                  []CrashdumpRef                // dumps written when it crashed.
+	VTPMs                       []VTPMRef                     // virtual TPMs; at most one.
+	PVBootloader                string                        // program in dom0 that finds a PV guest's kernel, such as pygrub; empty boots PV_kernel.
+	PVKernel                    string                        // path of the kernel to boot when PV_bootloader is empty.
+	PVRamdisk                   string                        // path of the initial ramdisk that goes with PV_kernel; may be empty.
+	PVArgs                      string                        // kernel command line of a PV guest.
+	PVBootloaderArgs            string                        // arguments for the PV boot loader.
+	PVLegacyArgs                string                        // kernel command line for guests that the oldest converters made; unused by others.
+	HVMBootPolicy               string                        // BIOS order for HVM guests, empty for PV; domain_type says it better.
+	HVMBootParams               map[string]string             // boot settings of HVM: order (letters c disk, d CD, n network) and firmware (bios or uefi).
+	HVMShadowMultiplier         float64                       // factor on the memory kept for shadow page tables; at least 1.
+	Platform                    map[string]string             // virtual hardware switches by key, such as acpi, viridian, device-model, secureboot, cores-per-socket.
+	PCIBus                      string                        // PCI devices passed through to a PV guest; superseded by other_config:pci.
+	OtherConfig                 map[string]string             // free key-value data of clients; a few keys, such as auto_poweron and mac_seed, change behaviour.
+	Domid                       int64                         // Xen's domain number while it exists on a host, -1 otherwise.
+	Domarch                     string                        // domain architecture as told by the hypervisor while running, else empty.
+	LastBootCPUFlags            map[string]string             // CPU vendor and features that it booted with; restricts where it can resume or migrate.
+	IsControlDomain             bool                          // true on dom0 and on driver domains, which hold no user's system.
+	Metrics                     VMMetricsRef                  // what the host knows about the running guest; always set.
+	GuestMetrics                VMGuestMetricsRef             // what the guest's tools report about it; null until they do.
+	LastBootedRecord            string                        // settings as of the last boot, printed as opaque text.
+	Recommendations             string                        // XML limits that clients should offer, such as memory-static-max and vcpus-max.
+	XenstoreData                map[string]string             // keys below vm-data/ written to the domain's xenstore directory at start.
+	HAAlwaysRun                 bool                          // restart it after a host failure; ha_restart_priority replaces it.
+	HARestartPriority           string                        // restart (guaranteed), best-effort (when there is room) or empty (not restarted) under HA.
+	IsASnapshot                 bool                          // true on snapshots and checkpoints.
+	SnapshotOf                  VMRef                         // the VM that this snapshot was taken of; null when that is gone or this is no snapshot.
+	Snapshots                   []VMRef                       // snapshots taken of it.
+	SnapshotTime                time.Time                     // when the snapshot was taken, UTC; the epoch if it is none.
+	TransportableSnapshotID     string                        // identity of a snapshot made with VSS; empty otherwise.
+	Blobs                       map[string]string             // binary data attached by name.
+	Tags                        []string                      // words that clients group objects by.
+	BlockedOperations           map[string]string             // operations refused with OPERATION_BLOCKED, each with the reason to give.
+	SnapshotInfo                map[string]string             // facts about the snapshot, such as power-state-at-snapshot.
+	SnapshotMetadata            string                        // settings of the VM at the time of the snapshot, as opaque text for revert.
+	Parent                      VMRef                         // snapshot that it continues from; null at the root of the tree of snapshots.
+	Children                    []VMRef                       // what continues from this one in the tree of snapshots.
+	BIOSStrings                 map[string]string             // firmware strings shown to the guest; can be set once, before its first start.
+	ProtectionPolicy            VMPPRef                       // backup policy of a withdrawn feature; always null.
+	IsSnapshotFromVMPP          bool                          // true if a backup policy of a withdrawn feature took the snapshot.
+	SnapshotSchedule            VMSSRef                       // schedule that takes snapshots of it; null for none.
+	IsVMSSSnapshot              bool                          // true if a snapshot schedule took the snapshot.
+	Appliance                   VMApplianceRef                // group that is started and stopped together; null for none.
+	StartDelay                  int64                         // seconds to wait after starting it before its appliance goes on.
+	ShutdownDelay               int64                         // seconds to wait after stopping it before its appliance goes on.
+	Order                       int64                         // place in the start sequence of an appliance or of HA, from 0 up; shutdown goes the other way.
+	VGPUs                       []VGPURef                     // virtual GPUs.
+	AttachedPCIs                []PCIRef                      // host PCI devices attached to it now.
+	SuspendSR                   SRRef                         // where its memory image goes on suspend; null takes the pool's or the host's choice.
+	Version                     int64                         // number that rises whenever its settings change; lets recovery find the newest copy.
+	GenerationID                string                        // value shown to Windows that changes on clone and revert; 0:0 asks for a new one, empty for none.
+	HardwarePlatformVersion     int64                         // lowest version of the virtual hardware that the host must offer.
+	HasVendorDevice             bool                          // offer the PCI device through which Windows Update installs PV drivers; changes while halted.
+	RequiresReboot              bool                          // true if settings were changed that take effect only after a reboot.
+	ReferenceLabel              string                        // stable name of the template it came from, for programs rather than people.
+	DomainType                  DomainType                    // virtualization mode of the next boot: hvm, pv, pvh, pv_in_pvh or unspecified.
+	NVRAM                       map[string]string             // firmware variables by key; EFI-variables holds those of UEFI, base64-encoded.
+	PendingGuidances            []UpdateGuidances             // what must be done to it for installed host updates to take effect.
+	RecommendedGuidances        []UpdateGuidances             // earlier list of advised steps after updates.
+	PendingGuidancesRecommended []UpdateGuidances             // what should be done to it after installed host updates.
+	PendingGuidancesFull        []UpdateGuidances             // what would have to be done for every installed host update to take full effect.
+	Groups                      []VMGroupRef                  // placement groups it belongs to; at most one.
+	SecurebootCertificatesState VMSecurebootCertificatesState // whether its Secure Boot certificates are current or due for an update.
 }
 
 // NewVM makes a record with every field at its default.

@@ -60,15 +60,23 @@ type NetworkRemovePurposeParams struct {
 	Value xenapi.NetworkPurpose
 }
 
-// Network: the explicit messages of class network.
+// Network: a virtual switch across the pool that VIFs and PIFs plug into.
 type Network interface {
+	// Attach: brings the network up on a host.
 	Attach(ctx context.Context, c *Call, p NetworkAttachParams) error
+	// PoolIntroduce: records a network for another component of the pool, and returns it.
 	PoolIntroduce(ctx context.Context, c *Call, p NetworkPoolIntroduceParams) (xenapi.NetworkRef, error)
+	// CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 	CreateNewBlob(ctx context.Context, c *Call, p NetworkCreateNewBlobParams) (xenapi.BlobRef, error)
+	// SetDefaultLockingMode: sets how interfaces are filtered by default; no attached one may follow it.
 	SetDefaultLockingMode(ctx context.Context, c *Call, p NetworkSetDefaultLockingModeParams) error
+	// AttachForVM: brings up on a host every network that the VM needs.
 	AttachForVM(ctx context.Context, c *Call, p NetworkAttachForVMParams) error
+	// DetachForVM: releases on a host the networks that the VM needed.
 	DetachForVM(ctx context.Context, c *Call, p NetworkDetachForVMParams) error
+	// AddPurpose: gives the network a special use; some exclude each other.
 	AddPurpose(ctx context.Context, c *Call, p NetworkAddPurposeParams) error
+	// RemovePurpose: takes a special use away.
 	RemovePurpose(ctx context.Context, c *Call, p NetworkRemovePurposeParams) error
 }
 

@@ -21,10 +21,13 @@ type PBDSetDeviceConfigParams struct {
 	Value map[string]string
 }
 
-// PBD: the explicit messages of class PBD.
+// PBD: a host's connection to an SR, with the settings to reach it.
 type PBD interface {
+	// Plug: attaches the SR on its host; nothing happens if it is attached already.
 	Plug(ctx context.Context, c *Call, p PBDPlugParams) error
+	// Unplug: detaches the SR on its host; no disk on it may be in use there.
 	Unplug(ctx context.Context, c *Call, p PBDUnplugParams) error
+	// SetDeviceConfig: changes how the storage is reached; not while attached.
 	SetDeviceConfig(ctx context.Context, c *Call, p PBDSetDeviceConfigParams) error
 }
 

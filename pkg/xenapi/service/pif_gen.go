@@ -143,22 +143,37 @@ type PIFSetPropertyParams struct {
 	Value string
 }
 
-// PIF: the explicit messages of class PIF.
+// PIF: a host's network interface: a card's port, a VLAN, a bond or a tunnel.
 type PIF interface {
+	// CreateVLAN: adds a VLAN interface on a host and returns it; VLAN.create replaces it.
 	CreateVLAN(ctx context.Context, c *Call, p PIFCreateVLANParams) (xenapi.PIFRef, error)
+	// Destroy: removes a VLAN interface; VLAN.destroy and tunnel.destroy replace it.
 	Destroy(ctx context.Context, c *Call, p PIFDestroyParams) error
+	// ReconfigureIP: sets how the host gets its IPv4 address here, and applies it.
 	ReconfigureIP(ctx context.Context, c *Call, p PIFReconfigureIPParams) error
+	// ReconfigureIPv6: sets how the host gets its IPv6 address here, and applies it.
 	ReconfigureIPv6(ctx context.Context, c *Call, p PIFReconfigureIPv6Params) error
+	// SetPrimaryAddressType: chooses the address family of management traffic.
 	SetPrimaryAddressType(ctx context.Context, c *Call, p PIFSetPrimaryAddressTypeParams) error
+	// Scan: finds the host's ports and makes objects of the new ones.
 	Scan(ctx context.Context, c *Call, p PIFScanParams) error
+	// Introduce: makes an object of the port with this address and device name, and returns it.
 	Introduce(ctx context.Context, c *Call, p PIFIntroduceParams) (xenapi.PIFRef, error)
+	// Forget: removes the object of a port; the port itself stays.
 	Forget(ctx context.Context, c *Call, p PIFForgetParams) error
+	// Unplug: takes the interface down.
 	Unplug(ctx context.Context, c *Call, p PIFUnplugParams) error
+	// SetDisallowUnplug: protects the interface from being unplugged, or no longer.
 	SetDisallowUnplug(ctx context.Context, c *Call, p PIFSetDisallowUnplugParams) error
+	// Plug: brings the interface and its bridge up.
 	Plug(ctx context.Context, c *Call, p PIFPlugParams) error
+	// PoolIntroduce: records an interface for another component of the pool.
 	PoolIntroduce(ctx context.Context, c *Call, p PIFPoolIntroduceParams) (xenapi.PIFRef, error)
+	// DBIntroduce: makes a database record alone, without touching the host.
 	DBIntroduce(ctx context.Context, c *Call, p PIFDBIntroduceParams) (xenapi.PIFRef, error)
+	// DBForget: removes a database record alone, without touching the host.
 	DBForget(ctx context.Context, c *Call, p PIFDBForgetParams) error
+	// SetProperty: sets one setting of a physical port or bond, such as gro.
 	SetProperty(ctx context.Context, c *Call, p PIFSetPropertyParams) error
 }
 

@@ -169,33 +169,59 @@ type SRGetLiveHostsParams struct {
 	SR xenapi.SRRef
 }
 
-// SR: the explicit messages of class SR.
+// SR: a storage repository: a place for virtual disks, run by the driver its type names.
 type SR interface {
+	// Create: prepares the storage, records it and attaches it to the host, or to all if shared; returns it.
 	Create(ctx context.Context, c *Call, p SRCreateParams) (xenapi.SRRef, error)
+	// Introduce: records a repository that exists on the storage; it needs PBDs before it can be used.
 	Introduce(ctx context.Context, c *Call, p SRIntroduceParams) (xenapi.SRRef, error)
+	// Make: prepares the storage without recording it; create does both.
 	Make(ctx context.Context, c *Call, p SRMakeParams) (string, error)
+	// Destroy: deletes the storage's contents and the records; all PBDs must be unplugged.
 	Destroy(ctx context.Context, c *Call, p SRDestroyParams) error
+	// Forget: removes the records and leaves the data on the storage; all PBDs must be unplugged.
 	Forget(ctx context.Context, c *Call, p SRForgetParams) error
+	// Update: asks the driver to refresh sizes and what it stores about the repository.
 	Update(ctx context.Context, c *Call, p SRUpdateParams) error
+	// GetSupportedTypes: lists the storage drivers that are installed.
 	GetSupportedTypes(ctx context.Context, c *Call) ([]string, error)
+	// Scan: brings the disk records in line with what is on the storage.
 	Scan(ctx context.Context, c *Call, p SRScanParams) error
+	// Probe: asks a driver what a target offers or holds, before create; returns its XML.
 	Probe(ctx context.Context, c *Call, p SRProbeParams) (string, error)
+	// ProbeExt: asks a driver what a target offers or holds, before create; returns records.
 	ProbeExt(ctx context.Context, c *Call, p SRProbeExtParams) ([]xenapi.Record, error)
+	// SetShared: marks it as usable by several hosts or not.
 	SetShared(ctx context.Context, c *Call, p SRSetSharedParams) error
+	// SetNameLabel: renames it, on the storage too.
 	SetNameLabel(ctx context.Context, c *Call, p SRSetNameLabelParams) error
+	// SetNameDescription: changes the description, on the storage too.
 	SetNameDescription(ctx context.Context, c *Call, p SRSetNameDescriptionParams) error
+	// CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 	CreateNewBlob(ctx context.Context, c *Call, p SRCreateNewBlobParams) (xenapi.BlobRef, error)
+	// SetPhysicalSize: corrects the recorded capacity, in bytes.
 	SetPhysicalSize(ctx context.Context, c *Call, p SRSetPhysicalSizeParams) error
+	// SetVirtualAllocation: corrects the recorded sum of virtual sizes, in bytes.
 	SetVirtualAllocation(ctx context.Context, c *Call, p SRSetVirtualAllocationParams) error
+	// SetPhysicalUtilisation: corrects the recorded bytes in use.
 	SetPhysicalUtilisation(ctx context.Context, c *Call, p SRSetPhysicalUtilisationParams) error
+	// AssertCanHostHAStatefile: fails with the reason if it can't hold the HA state file.
 	AssertCanHostHAStatefile(ctx context.Context, c *Call, p SRAssertCanHostHAStatefileParams) error
+	// AssertSupportsDatabaseReplication: fails with the reason if the pool database can't be replicated to it.
 	AssertSupportsDatabaseReplication(ctx context.Context, c *Call, p SRAssertSupportsDatabaseReplicationParams) error
+	// EnableDatabaseReplication: starts copying the pool database to it as it changes.
 	EnableDatabaseReplication(ctx context.Context, c *Call, p SREnableDatabaseReplicationParams) error
+	// DisableDatabaseReplication: stops copying the pool database to it.
 	DisableDatabaseReplication(ctx context.Context, c *Call, p SRDisableDatabaseReplicationParams) error
+	// GetDataSources: lists the statistics that are or can be recorded.
 	GetDataSources(ctx context.Context, c *Call, p SRGetDataSourcesParams) ([]xenapi.Record, error)
+	// RecordDataSource: starts recording the named statistic.
 	RecordDataSource(ctx context.Context, c *Call, p SRRecordDataSourceParams) error
+	// QueryDataSource: returns the latest value of the named statistic.
 	QueryDataSource(ctx context.Context, c *Call, p SRQueryDataSourceParams) (float64, error)
+	// ForgetDataSourceArchives: drops what was recorded of the named statistic.
 	ForgetDataSourceArchives(ctx context.Context, c *Call, p SRForgetDataSourceArchivesParams) error
+	// GetLiveHosts: lists the live, enabled hosts that have it attached.
 	GetLiveHosts(ctx context.Context, c *Call, p SRGetLiveHostsParams) ([]xenapi.HostRef, error)
 }
 

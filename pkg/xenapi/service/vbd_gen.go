@@ -58,17 +58,27 @@ type VBDSetModeParams struct {
 	Value xenapi.VBDMode
 }
 
-// VBD: the explicit messages of class VBD.
+// VBD: a drive of a VM: the connection between it and a virtual disk or CD.
 type VBD interface {
+	// Eject: takes the medium out of a CD drive; the guest sees it when running.
 	Eject(ctx context.Context, c *Call, p VBDEjectParams) error
+	// Insert: puts an image into an empty CD drive; the guest sees it when running.
 	Insert(ctx context.Context, c *Call, p VBDInsertParams) error
+	// Plug: attaches the drive to the running VM.
 	Plug(ctx context.Context, c *Call, p VBDPlugParams) error
+	// Unplug: detaches the drive from the running VM after the guest lets go of it.
 	Unplug(ctx context.Context, c *Call, p VBDUnplugParams) error
+	// UnplugForce: detaches the drive without waiting for the guest; data not yet written is lost.
 	UnplugForce(ctx context.Context, c *Call, p VBDUnplugForceParams) error
+	// UnplugForceNoSafetyCheck: detaches the drive by force, without the checks of unplug_force.
 	UnplugForceNoSafetyCheck(ctx context.Context, c *Call, p VBDUnplugForceNoSafetyCheckParams) error
+	// AssertAttachable: fails with the reason if the drive could not be attached now.
 	AssertAttachable(ctx context.Context, c *Call, p VBDAssertAttachableParams) error
+	// Pause: stops the drive's I/O and returns a token for unpause.
 	Pause(ctx context.Context, c *Call, p VBDPauseParams) (string, error)
+	// Unpause: lets the drive's I/O run on, with the token from pause.
 	Unpause(ctx context.Context, c *Call, p VBDUnpauseParams) error
+	// SetMode: makes the drive writable or read-only; not while attached.
 	SetMode(ctx context.Context, c *Call, p VBDSetModeParams) error
 }
 

@@ -275,45 +275,83 @@ type VDIRevertParams struct {
 	Snapshot xenapi.VDIRef
 }
 
-// VDI: the explicit messages of class VDI.
+// VDI: a virtual disk, CD image or other volume on an SR.
 type VDI interface {
+	// Snapshot: takes a snapshot and returns it; safe while a VM writes.
 	Snapshot(ctx context.Context, c *Call, p VDISnapshotParams) (xenapi.VDIRef, error)
+	// Clone: makes a writable copy, copy-on-write where the storage can; returns it.
 	Clone(ctx context.Context, c *Call, p VDICloneParams) (xenapi.VDIRef, error)
+	// Resize: makes it larger, to so many bytes; shrinking is refused.
 	Resize(ctx context.Context, c *Call, p VDIResizeParams) error
+	// ResizeOnline: makes it larger while a VM has it open, where the storage can.
 	ResizeOnline(ctx context.Context, c *Call, p VDIResizeOnlineParams) error
+	// Introduce: records a volume that exists on the storage already, and returns its object.
 	Introduce(ctx context.Context, c *Call, p VDIIntroduceParams) (xenapi.VDIRef, error)
+	// PoolIntroduce: records an existing volume for another component of the pool.
 	PoolIntroduce(ctx context.Context, c *Call, p VDIPoolIntroduceParams) (xenapi.VDIRef, error)
+	// DBIntroduce: makes a database record alone, without asking the storage.
 	DBIntroduce(ctx context.Context, c *Call, p VDIDBIntroduceParams) (xenapi.VDIRef, error)
+	// DBForget: removes a database record alone, without asking the storage.
 	DBForget(ctx context.Context, c *Call, p VDIDBForgetParams) error
+	// Update: asks the storage driver to refresh what it stores about the disk.
 	Update(ctx context.Context, c *Call, p VDIUpdateParams) error
+	// Copy: copies the contents to another SR, or into a given disk, only differences from a base if given.
 	Copy(ctx context.Context, c *Call, p VDICopyParams) (xenapi.VDIRef, error)
+	// ForceUnlock: breaks a storage lock left behind; no longer does anything.
 	ForceUnlock(ctx context.Context, c *Call, p VDIForceUnlockParams) error
+	// SetManaged: shows the disk to clients or hides it.
 	SetManaged(ctx context.Context, c *Call, p VDISetManagedParams) error
+	// Forget: removes the record and leaves the data on the storage.
 	Forget(ctx context.Context, c *Call, p VDIForgetParams) error
+	// SetSharable: allows or forbids several writers.
 	SetSharable(ctx context.Context, c *Call, p VDISetSharableParams) error
+	// SetReadOnly: forbids or allows writing.
 	SetReadOnly(ctx context.Context, c *Call, p VDISetReadOnlyParams) error
+	// SetMissing: marks whether the last scan found it.
 	SetMissing(ctx context.Context, c *Call, p VDISetMissingParams) error
+	// SetVirtualSize: corrects the recorded size, in bytes; resizes nothing.
 	SetVirtualSize(ctx context.Context, c *Call, p VDISetVirtualSizeParams) error
+	// SetPhysicalUtilisation: corrects the recorded use of storage, in bytes.
 	SetPhysicalUtilisation(ctx context.Context, c *Call, p VDISetPhysicalUtilisationParams) error
+	// SetIsASnapshot: corrects whether it counts as a snapshot.
 	SetIsASnapshot(ctx context.Context, c *Call, p VDISetIsASnapshotParams) error
+	// SetSnapshotOf: corrects which disk it is a snapshot of.
 	SetSnapshotOf(ctx context.Context, c *Call, p VDISetSnapshotOfParams) error
+	// SetSnapshotTime: corrects when the snapshot was taken.
 	SetSnapshotTime(ctx context.Context, c *Call, p VDISetSnapshotTimeParams) error
+	// SetMetadataOfPool: records which pool's database it holds.
 	SetMetadataOfPool(ctx context.Context, c *Call, p VDISetMetadataOfPoolParams) error
+	// SetNameLabel: renames it, on the storage too.
 	SetNameLabel(ctx context.Context, c *Call, p VDISetNameLabelParams) error
+	// SetNameDescription: changes the description, on the storage too.
 	SetNameDescription(ctx context.Context, c *Call, p VDISetNameDescriptionParams) error
+	// GenerateConfig: returns what a host needs to attach the disk without the database, as text.
 	GenerateConfig(ctx context.Context, c *Call, p VDIGenerateConfigParams) (string, error)
+	// SetOnBoot: chooses whether writes survive a VM start; not while attached.
 	SetOnBoot(ctx context.Context, c *Call, p VDISetOnBootParams) error
+	// SetAllowCaching: allows or forbids caching on local storage.
 	SetAllowCaching(ctx context.Context, c *Call, p VDISetAllowCachingParams) error
+	// OpenDatabase: opens the pool database replicated into it and returns a session on that.
 	OpenDatabase(ctx context.Context, c *Call, p VDIOpenDatabaseParams) (xenapi.SessionRef, error)
+	// Checksum: returns a checksum over the contents.
 	Checksum(ctx context.Context, c *Call, p VDIChecksumParams) (string, error)
+	// ReadDatabasePoolUUID: returns the uuid of the pool whose database it holds.
 	ReadDatabasePoolUUID(ctx context.Context, c *Call, p VDIReadDatabasePoolUUIDParams) (string, error)
+	// PoolMigrate: moves it to another SR while its VM runs, and returns the new disk.
 	PoolMigrate(ctx context.Context, c *Call, p VDIPoolMigrateParams) (xenapi.VDIRef, error)
+	// EnableCBT: starts tracking changed blocks, so that backups can be incremental.
 	EnableCBT(ctx context.Context, c *Call, p VDIEnableCBTParams) error
+	// DisableCBT: stops tracking changed blocks.
 	DisableCBT(ctx context.Context, c *Call, p VDIDisableCBTParams) error
+	// SetCBTEnabled: corrects the recorded state of changed block tracking.
 	SetCBTEnabled(ctx context.Context, c *Call, p VDISetCBTEnabledParams) error
+	// DataDestroy: deletes a snapshot's data and keeps its record of changed blocks.
 	DataDestroy(ctx context.Context, c *Call, p VDIDataDestroyParams) error
+	// ListChangedBlocks: returns a base64 bitmap of the 64 KiB blocks that differ between two snapshots.
 	ListChangedBlocks(ctx context.Context, c *Call, p VDIListChangedBlocksParams) (string, error)
+	// GetNBDInfo: lists the addresses from which its contents can be read over NBD.
 	GetNBDInfo(ctx context.Context, c *Call, p VDIGetNBDInfoParams) ([]xenapi.Record, error)
+	// Revert: takes the original disk back to the contents of this snapshot.
 	Revert(ctx context.Context, c *Call, p VDIRevertParams) error
 }
 

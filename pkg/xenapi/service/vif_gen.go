@@ -102,23 +102,39 @@ type VIFSetTrunksParams struct {
 	Value []int64
 }
 
-// VIF: the explicit messages of class VIF.
+// VIF: a network interface of a VM.
 type VIF interface {
+	// Plug: attaches the interface to the running VM.
 	Plug(ctx context.Context, c *Call, p VIFPlugParams) error
+	// Unplug: detaches the interface from the running VM.
 	Unplug(ctx context.Context, c *Call, p VIFUnplugParams) error
+	// UnplugForce: detaches the interface without waiting for the guest.
 	UnplugForce(ctx context.Context, c *Call, p VIFUnplugForceParams) error
+	// Move: moves the interface to another network, live if the VM runs.
 	Move(ctx context.Context, c *Call, p VIFMoveParams) error
+	// SetLockingMode: sets how traffic is filtered; takes effect at once.
 	SetLockingMode(ctx context.Context, c *Call, p VIFSetLockingModeParams) error
+	// SetIPv4Allowed: replaces the IPv4 addresses that a locked interface may use.
 	SetIPv4Allowed(ctx context.Context, c *Call, p VIFSetIPv4AllowedParams) error
+	// AddIPv4Allowed: allows one more IPv4 address.
 	AddIPv4Allowed(ctx context.Context, c *Call, p VIFAddIPv4AllowedParams) error
+	// RemoveIPv4Allowed: no longer allows the IPv4 address.
 	RemoveIPv4Allowed(ctx context.Context, c *Call, p VIFRemoveIPv4AllowedParams) error
+	// SetIPv6Allowed: replaces the IPv6 addresses that a locked interface may use.
 	SetIPv6Allowed(ctx context.Context, c *Call, p VIFSetIPv6AllowedParams) error
+	// AddIPv6Allowed: allows one more IPv6 address.
 	AddIPv6Allowed(ctx context.Context, c *Call, p VIFAddIPv6AllowedParams) error
+	// RemoveIPv6Allowed: no longer allows the IPv6 address.
 	RemoveIPv6Allowed(ctx context.Context, c *Call, p VIFRemoveIPv6AllowedParams) error
+	// ConfigureIPv4: tells the guest's tools an IPv4 address and gateway, or nothing.
 	ConfigureIPv4(ctx context.Context, c *Call, p VIFConfigureIPv4Params) error
+	// ConfigureIPv6: tells the guest's tools an IPv6 address and gateway, or nothing.
 	ConfigureIPv6(ctx context.Context, c *Call, p VIFConfigureIPv6Params) error
+	// AddTrunks: lets one more VLAN tag pass.
 	AddTrunks(ctx context.Context, c *Call, p VIFAddTrunksParams) error
+	// RemoveTrunks: no longer lets the VLAN tag pass.
 	RemoveTrunks(ctx context.Context, c *Call, p VIFRemoveTrunksParams) error
+	// SetTrunks: replaces the VLAN tags that may pass.
 	SetTrunks(ctx context.Context, c *Call, p VIFSetTrunksParams) error
 }
 

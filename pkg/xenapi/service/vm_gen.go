@@ -683,116 +683,223 @@ type VMSetPlatformParams struct {
 	Value map[string]string
 }
 
-// VM: the explicit messages of class VM.
+// VM: a virtual machine, template, snapshot or control domain, with its settings and state.
 type VM interface {
+	// Snapshot: takes a snapshot of disks and settings and returns it; memory is not saved.
 	Snapshot(ctx context.Context, c *Call, p VMSnapshotParams) (xenapi.VMRef, error)
 	SnapshotWithQuiesce(ctx context.Context, c *Call, p VMSnapshotWithQuiesceParams) (xenapi.VMRef, error)
+	// Clone: makes a VM with copy-on-write disks where the storage can; returns it.
 	Clone(ctx context.Context, c *Call, p VMCloneParams) (xenapi.VMRef, error)
+	// Copy: makes a VM with full copies of the disks on the given SR, or beside the originals if null.
 	Copy(ctx context.Context, c *Call, p VMCopyParams) (xenapi.VMRef, error)
+	// Revert: takes disks and settings back to those of the snapshot; resumes nothing by itself.
 	Revert(ctx context.Context, c *Call, p VMRevertParams) error
+	// Checkpoint: takes a snapshot that includes the memory of a running VM, and returns it.
 	Checkpoint(ctx context.Context, c *Call, p VMCheckpointParams) (xenapi.VMRef, error)
+	// Provision: turns a cloned template into a VM: makes the disks that other_config:disks lists.
 	Provision(ctx context.Context, c *Call, p VMProvisionParams) error
+	// Start: boots it on a host of the pool's choosing; paused before the first instruction if asked.
 	Start(ctx context.Context, c *Call, p VMStartParams) error
+	// StartOn: boots it on the given host.
 	StartOn(ctx context.Context, c *Call, p VMStartOnParams) error
+	// Pause: stops all its virtual CPUs; memory stays on the host.
 	Pause(ctx context.Context, c *Call, p VMPauseParams) error
+	// Unpause: lets the virtual CPUs of a paused VM run on.
 	Unpause(ctx context.Context, c *Call, p VMUnpauseParams) error
+	// CleanShutdown: asks the guest to power off and waits until it has.
 	CleanShutdown(ctx context.Context, c *Call, p VMCleanShutdownParams) error
+	// Shutdown: tries a clean shutdown, then a hard one if the guest does not react in time.
 	Shutdown(ctx context.Context, c *Call, p VMShutdownParams) error
+	// CleanReboot: asks the guest to reboot and waits until it has.
 	CleanReboot(ctx context.Context, c *Call, p VMCleanRebootParams) error
+	// HardShutdown: destroys the domain at once, as pulling the plug would; drops a suspended image.
 	HardShutdown(ctx context.Context, c *Call, p VMHardShutdownParams) error
+	// PowerStateReset: marks it halted in the database without touching any host; for after a host was lost.
 	PowerStateReset(ctx context.Context, c *Call, p VMPowerStateResetParams) error
+	// HardReboot: destroys the domain and boots it again without asking the guest.
 	HardReboot(ctx context.Context, c *Call, p VMHardRebootParams) error
+	// Suspend: saves its memory to a disk and frees the host's resources.
 	Suspend(ctx context.Context, c *Call, p VMSuspendParams) error
+	// Csvm: clones a suspended VM together with its memory image.
 	Csvm(ctx context.Context, c *Call, p VMCsvmParams) (xenapi.VMRef, error)
+	// Resume: restores a suspended VM on a host of the pool's choosing.
 	Resume(ctx context.Context, c *Call, p VMResumeParams) error
+	// SetIsDefaultTemplate: marks or unmarks a template as one that came with the product.
 	SetIsDefaultTemplate(ctx context.Context, c *Call, p VMSetIsDefaultTemplateParams) error
+	// HardRebootInternal: reboots without the checks of hard_reboot; kept for old callers.
 	HardRebootInternal(ctx context.Context, c *Call, p VMHardRebootInternalParams) error
+	// ResumeOn: restores a suspended VM on the given host.
 	ResumeOn(ctx context.Context, c *Call, p VMResumeOnParams) error
+	// PoolMigrate: moves a running VM to another host of the pool that sees the same storage.
 	PoolMigrate(ctx context.Context, c *Call, p VMPoolMigrateParams) error
+	// PoolMigrateComplete: settles the database on the receiving host at the end of a migration.
 	PoolMigrateComplete(ctx context.Context, c *Call, p VMPoolMigrateCompleteParams) error
+	// SetVCPUsNumberLive: plugs or unplugs virtual CPUs of a running VM, up to VCPUs_max.
 	SetVCPUsNumberLive(ctx context.Context, c *Call, p VMSetVCPUsNumberLiveParams) error
+	// AddToVCPUsParamsLive: adds a scheduler setting and applies it to the running VM.
 	AddToVCPUsParamsLive(ctx context.Context, c *Call, p VMAddToVCPUsParamsLiveParams) error
+	// SetNVRAM: replaces all firmware variables of a halted VM.
 	SetNVRAM(ctx context.Context, c *Call, p VMSetNVRAMParams) error
+	// AddToNVRAM: adds one firmware variable to a halted VM.
 	AddToNVRAM(ctx context.Context, c *Call, p VMAddToNVRAMParams) error
+	// RemoveFromNVRAM: drops one firmware variable of a halted VM.
 	RemoveFromNVRAM(ctx context.Context, c *Call, p VMRemoveFromNVRAMParams) error
+	// SetHARestartPriority: sets how HA treats it; refuses what the failover plan can't guarantee.
 	SetHARestartPriority(ctx context.Context, c *Call, p VMSetHARestartPriorityParams) error
+	// SetHAAlwaysRun: sets ha_always_run; set_ha_restart_priority replaces it.
 	SetHAAlwaysRun(ctx context.Context, c *Call, p VMSetHAAlwaysRunParams) error
+	// ComputeMemoryOverhead: returns the bytes the hypervisor needs for it beside the guest's memory.
 	ComputeMemoryOverhead(ctx context.Context, c *Call, p VMComputeMemoryOverheadParams) (int64, error)
+	// SetMemoryDynamicMax: sets the upper end of the ballooning range, in bytes.
 	SetMemoryDynamicMax(ctx context.Context, c *Call, p VMSetMemoryDynamicMaxParams) error
+	// SetMemoryDynamicMin: sets the lower end of the ballooning range, in bytes.
 	SetMemoryDynamicMin(ctx context.Context, c *Call, p VMSetMemoryDynamicMinParams) error
+	// SetMemoryDynamicRange: sets both ends of the ballooning range at once, in bytes; works live.
 	SetMemoryDynamicRange(ctx context.Context, c *Call, p VMSetMemoryDynamicRangeParams) error
+	// SetMemoryStaticMax: sets the largest memory it can have, in bytes; halted only.
 	SetMemoryStaticMax(ctx context.Context, c *Call, p VMSetMemoryStaticMaxParams) error
+	// SetMemoryStaticMin: sets the smallest memory it is known to work with, in bytes.
 	SetMemoryStaticMin(ctx context.Context, c *Call, p VMSetMemoryStaticMinParams) error
+	// SetMemoryStaticRange: sets both static limits at once, in bytes; halted only.
 	SetMemoryStaticRange(ctx context.Context, c *Call, p VMSetMemoryStaticRangeParams) error
+	// SetMemoryLimits: sets all four memory limits in one step, in bytes, with min and max in order.
 	SetMemoryLimits(ctx context.Context, c *Call, p VMSetMemoryLimitsParams) error
+	// SetMemory: gives it a fixed amount, in bytes: static maximum and both dynamic limits.
 	SetMemory(ctx context.Context, c *Call, p VMSetMemoryParams) error
+	// SetMemoryTargetLive: aims the balloon of a running VM at so many bytes.
 	SetMemoryTargetLive(ctx context.Context, c *Call, p VMSetMemoryTargetLiveParams) error
+	// WaitMemoryTargetLive: waits until the balloon has reached its target.
 	WaitMemoryTargetLive(ctx context.Context, c *Call, p VMWaitMemoryTargetLiveParams) error
+	// GetCooperative: reports whether the guest follows its balloon target; always true now.
 	GetCooperative(ctx context.Context, c *Call, p VMGetCooperativeParams) (bool, error)
+	// SetHVMShadowMultiplier: sets the factor on shadow memory of a halted VM.
 	SetHVMShadowMultiplier(ctx context.Context, c *Call, p VMSetHVMShadowMultiplierParams) error
+	// SetShadowMultiplierLive: sets the factor on shadow memory of a running VM.
 	SetShadowMultiplierLive(ctx context.Context, c *Call, p VMSetShadowMultiplierLiveParams) error
+	// SetVCPUsMax: sets the most virtual CPUs it can have; halted only, and not below VCPUs_at_startup.
 	SetVCPUsMax(ctx context.Context, c *Call, p VMSetVCPUsMaxParams) error
+	// SetVCPUsAtStartup: sets how many virtual CPUs it boots with.
 	SetVCPUsAtStartup(ctx context.Context, c *Call, p VMSetVCPUsAtStartupParams) error
+	// SendSysrq: sends a magic SysRq key to the guest.
 	SendSysrq(ctx context.Context, c *Call, p VMSendSysrqParams) error
+	// SendTrigger: sends a named trigger, such as nmi, reset or power, to the guest.
 	SendTrigger(ctx context.Context, c *Call, p VMSendTriggerParams) error
+	// MaximiseMemory: returns the largest static maximum that fits in so many bytes, overhead included.
 	MaximiseMemory(ctx context.Context, c *Call, p VMMaximiseMemoryParams) (int64, error)
+	// MigrateSend: moves it with its disks to a host of this or another pool, or copies it there.
 	MigrateSend(ctx context.Context, c *Call, p VMMigrateSendParams) (xenapi.VMRef, error)
+	// AssertCanMigrate: fails with the reason if migrate_send with these arguments would.
 	AssertCanMigrate(ctx context.Context, c *Call, p VMAssertCanMigrateParams) error
+	// AssertCanMigrateSender: checks the sending host's part of a migration.
 	AssertCanMigrateSender(ctx context.Context, c *Call, p VMAssertCanMigrateSenderParams) error
+	// GetBootRecord: returns the settings that it last booted with.
 	GetBootRecord(ctx context.Context, c *Call, p VMGetBootRecordParams) (*xenapi.VM, error)
+	// GetDataSources: lists the statistics that are or can be recorded.
 	GetDataSources(ctx context.Context, c *Call, p VMGetDataSourcesParams) ([]xenapi.Record, error)
+	// RecordDataSource: starts recording the named statistic.
 	RecordDataSource(ctx context.Context, c *Call, p VMRecordDataSourceParams) error
+	// QueryDataSource: returns the latest value of the named statistic.
 	QueryDataSource(ctx context.Context, c *Call, p VMQueryDataSourceParams) (float64, error)
+	// ForgetDataSourceArchives: drops what was recorded of the named statistic.
 	ForgetDataSourceArchives(ctx context.Context, c *Call, p VMForgetDataSourceArchivesParams) error
+	// AssertOperationValid: fails with the reason if the operation is not possible now.
 	AssertOperationValid(ctx context.Context, c *Call, p VMAssertOperationValidParams) error
+	// UpdateAllowedOperations: recomputes allowed_operations.
 	UpdateAllowedOperations(ctx context.Context, c *Call, p VMUpdateAllowedOperationsParams) error
+	// GetAllowedVBDDevices: lists the free disk positions as decimal strings.
 	GetAllowedVBDDevices(ctx context.Context, c *Call, p VMGetAllowedVBDDevicesParams) ([]string, error)
+	// GetAllowedVIFDevices: lists the free network interface positions as decimal strings.
 	GetAllowedVIFDevices(ctx context.Context, c *Call, p VMGetAllowedVIFDevicesParams) ([]string, error)
+	// GetPossibleHosts: lists the hosts that could start it now.
 	GetPossibleHosts(ctx context.Context, c *Call, p VMGetPossibleHostsParams) ([]xenapi.HostRef, error)
+	// AssertCanBootHere: fails with the reason if the given host can't start it.
 	AssertCanBootHere(ctx context.Context, c *Call, p VMAssertCanBootHereParams) error
+	// AtomicSetResidentOn: records the host that it runs on and clears the reservation, in one step.
 	AtomicSetResidentOn(ctx context.Context, c *Call, p VMAtomicSetResidentOnParams) error
+	// CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 	CreateNewBlob(ctx context.Context, c *Call, p VMCreateNewBlobParams) (xenapi.BlobRef, error)
+	// S3Suspend: puts an HVM guest into ACPI sleep state S3.
 	S3Suspend(ctx context.Context, c *Call, p VMS3SuspendParams) error
+	// S3Resume: wakes an HVM guest from ACPI sleep state S3.
 	S3Resume(ctx context.Context, c *Call, p VMS3ResumeParams) error
+	// AssertAgile: fails with the reason if it depends on one host's storage, network or devices.
 	AssertAgile(ctx context.Context, c *Call, p VMAssertAgileParams) error
+	// UpdateSnapshotMetadata: records what a snapshot is of, when it was taken, and its transportable identity.
 	UpdateSnapshotMetadata(ctx context.Context, c *Call, p VMUpdateSnapshotMetadataParams) error
+	// RetrieveWLBRecommendations: returns the workload balancer's rating of each host for it.
 	RetrieveWLBRecommendations(ctx context.Context, c *Call, p VMRetrieveWLBRecommendationsParams) (map[string][]string, error)
+	// SetBIOSStrings: sets the firmware strings of a halted VM; possible once.
 	SetBIOSStrings(ctx context.Context, c *Call, p VMSetBIOSStringsParams) error
+	// CopyBIOSStrings: takes the firmware strings over from a host; possible once.
 	CopyBIOSStrings(ctx context.Context, c *Call, p VMCopyBIOSStringsParams) error
 	SetProtectionPolicy(ctx context.Context, c *Call, p VMSetProtectionPolicyParams) error
+	// SetSnapshotSchedule: assigns it to a snapshot schedule; null takes it off.
 	SetSnapshotSchedule(ctx context.Context, c *Call, p VMSetSnapshotScheduleParams) error
+	// SetStartDelay: sets the pause after starting it, in seconds.
 	SetStartDelay(ctx context.Context, c *Call, p VMSetStartDelayParams) error
+	// SetShutdownDelay: sets the pause after stopping it, in seconds.
 	SetShutdownDelay(ctx context.Context, c *Call, p VMSetShutdownDelayParams) error
+	// SetOrder: sets its place in the start sequence.
 	SetOrder(ctx context.Context, c *Call, p VMSetOrderParams) error
+	// SetSuspendVDI: names another disk as its memory image; suspended only.
 	SetSuspendVDI(ctx context.Context, c *Call, p VMSetSuspendVDIParams) error
+	// AssertCanBeRecovered: fails if storage that it needs is missing in the pool to recover it in.
 	AssertCanBeRecovered(ctx context.Context, c *Call, p VMAssertCanBeRecoveredParams) error
+	// GetSRsRequiredForRecovery: lists the SRs that must be attached before it can be recovered.
 	GetSRsRequiredForRecovery(ctx context.Context, c *Call, p VMGetSRsRequiredForRecoveryParams) ([]xenapi.SRRef, error)
+	// Recover: copies it from another pool's opened database into this pool.
 	Recover(ctx context.Context, c *Call, p VMRecoverParams) error
+	// ImportConvert: imports a VM from another virtualization product by way of the conversion service.
 	ImportConvert(ctx context.Context, c *Call, p VMImportConvertParams) error
+	// SetAppliance: puts it into an appliance; null takes it out.
 	SetAppliance(ctx context.Context, c *Call, p VMSetApplianceParams) error
+	// SetGroups: puts it into a placement group; an empty set takes it out.
 	SetGroups(ctx context.Context, c *Call, p VMSetGroupsParams) error
+	// QueryServices: asks the domain which services it offers to the toolstack.
 	QueryServices(ctx context.Context, c *Call, p VMQueryServicesParams) (map[string]string, error)
+	// CallPlugin: calls a function of a plugin of the guest's agent and returns the text it answers.
 	CallPlugin(ctx context.Context, c *Call, p VMCallPluginParams) (string, error)
+	// CallHostPlugin: calls a plugin on the host that it runs on and returns the text it prints.
 	CallHostPlugin(ctx context.Context, c *Call, p VMCallHostPluginParams) (string, error)
+	// SetHasVendorDevice: offers or hides the Windows Update device; halted only.
 	SetHasVendorDevice(ctx context.Context, c *Call, p VMSetHasVendorDeviceParams) error
+	// Import: fetches an exported VM from a URL and returns what was made of it.
 	Import(ctx context.Context, c *Call, p VMImportParams) ([]xenapi.VMRef, error)
+	// SetActionsAfterCrash: sets what happens after a crash; values that can't be honoured are refused.
 	SetActionsAfterCrash(ctx context.Context, c *Call, p VMSetActionsAfterCrashParams) error
+	// SetDomainType: sets the virtualization mode of the next boot; halted only.
 	SetDomainType(ctx context.Context, c *Call, p VMSetDomainTypeParams) error
+	// SetHVMBootPolicy: sets the old boot policy, and domain_type to match.
 	SetHVMBootPolicy(ctx context.Context, c *Call, p VMSetHVMBootPolicyParams) error
+	// SetNVRAMEFIVariables: stores the UEFI variables on behalf of the guest's firmware.
 	SetNVRAMEFIVariables(ctx context.Context, c *Call, p VMSetNVRAMEFIVariablesParams) error
+	// RestartDeviceModels: restarts its emulator processes without a reboot, by migrating it in place.
 	RestartDeviceModels(ctx context.Context, c *Call, p VMRestartDeviceModelsParams) error
+	// SetUefiMode: switches Secure Boot between setup and user mode by changing stored variables; returns text.
 	SetUefiMode(ctx context.Context, c *Call, p VMSetUefiModeParams) (string, error)
+	// GetSecurebootReadiness: reports whether Secure Boot would work with the variables it has.
 	GetSecurebootReadiness(ctx context.Context, c *Call, p VMGetSecurebootReadinessParams) (xenapi.VMSecurebootReadiness, error)
+	// UpdateSecurebootCertificatesOnBoot: marks it for new Secure Boot certificates at next boot, or not.
 	UpdateSecurebootCertificatesOnBoot(ctx context.Context, c *Call, p VMUpdateSecurebootCertificatesOnBootParams) error
+	// SetBlockedOperations: replaces the list of refused operations.
 	SetBlockedOperations(ctx context.Context, c *Call, p VMSetBlockedOperationsParams) error
+	// AddToBlockedOperations: refuses an operation from now on, with this reason.
 	AddToBlockedOperations(ctx context.Context, c *Call, p VMAddToBlockedOperationsParams) error
+	// RemoveFromBlockedOperations: no longer refuses the operation.
 	RemoveFromBlockedOperations(ctx context.Context, c *Call, p VMRemoveFromBlockedOperationsParams) error
+	// Sysprep: runs Windows Sysprep in the guest with the given answer file; waits up to timeout seconds.
 	Sysprep(ctx context.Context, c *Call, p VMSysprepParams) error
+	// AddToOtherConfig: adds a key to other_config; some keys need a stronger role.
 	AddToOtherConfig(ctx context.Context, c *Call, p VMAddToOtherConfigParams) error
+	// RemoveFromOtherConfig: drops a key of other_config; some keys need a stronger role.
 	RemoveFromOtherConfig(ctx context.Context, c *Call, p VMRemoveFromOtherConfigParams) error
+	// SetOtherConfig: replaces other_config; some keys need a stronger role.
 	SetOtherConfig(ctx context.Context, c *Call, p VMSetOtherConfigParams) error
+	// AddToPlatform: adds a virtual hardware switch after checking its value.
 	AddToPlatform(ctx context.Context, c *Call, p VMAddToPlatformParams) error
+	// RemoveFromPlatform: drops a virtual hardware switch.
 	RemoveFromPlatform(ctx context.Context, c *Call, p VMRemoveFromPlatformParams) error
+	// SetPlatform: replaces all virtual hardware switches after checking their values.
 	SetPlatform(ctx context.Context, c *Call, p VMSetPlatformParams) error
 }
 
