@@ -160,3 +160,10 @@ func (f *Feed) Since(gen, upTo uint64, classes Classes) ([]Event, bool) {
 }
 
 func (f *Feed) at(i int) *Event { return &f.ring[(f.next+i)%len(f.ring)] }
+
+// Waiting is the number of waiters.
+func (f *Feed) Waiting() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.waiters)
+}

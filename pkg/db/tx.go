@@ -23,6 +23,7 @@ type edit struct {
 	ref   string
 	base  xenapi.Record // nil for a new object
 	rec   xenapi.Record // nil for a deleted one
+	touch bool          // make a version even if nothing changed
 }
 
 type journalChange struct {
@@ -282,5 +283,15 @@ func (e *edit) change() (Change, bool) {
 			c.Fields = append(c.Fields, f.Index)
 		}
 	}
-	return c, c.Op == OpCreate || len(c.Fields) > 0
+	return c, c.Op == OpCreate || e.touch || len(c.Fields) > 0
+}
+
+// Touch makes a new version of an object that is like the old one: an event
+// without a change.
+func (tx *Tx) Touch(class *datamodel.Class, ref string) error {
+	if _, err := tx.Edit(class, ref); err != nil {
+		return err
+	}
+	tx.edits[ref].touch = true
+	return nil
 }

@@ -1,0 +1,164 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"xapid/pkg/rpc/wire"
+	"xapid/pkg/xenapi"
+)
+
+// Audit is the audit file: a line of JSON for every call that changes
+// something, every login and every refusal. It is rotated by size.
+type Audit struct {
+	path     string
+	maxBytes int64
+	keep     int
+
+	mu   sync.Mutex
+	file *os.File
+	size int64
+	log  *slog.Logger
+}
+
+// OpenAudit opens the file to append to. At maxBytes it becomes path.1, the
+// older ones path.2 and so on; keep of them are kept.
+func OpenAudit(path string, maxBytes int64, keep int) (*Audit, error) {
+	a := &Audit{path: path, maxBytes: maxBytes, keep: keep}
+	if err := a.open(); err != nil {
+		return nil, fmt.Errorf("rpc: the audit file: %w", err)
+	}
+	a.log = slog.New(slog.NewJSONHandler(a, nil))
+	return a, nil
+}
+
+func (a *Audit) open() error {
+	f, err := os.OpenFile(a.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	a.file, a.size = f, info.Size()
+	return nil
+}
+
+// Write implements io.Writer for one line.
+func (a *Audit) Write(line []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.size+int64(len(line)) > a.maxBytes && a.size > 0 {
+		if err := a.rotate(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := a.file.Write(line)
+	a.size += int64(n)
+	return n, err
+}
+
+func (a *Audit) rotate() error {
+	for i := a.keep - 1; i > 0; i-- {
+		err := os.Rename(fmt.Sprintf("%s.%d", a.path, i), fmt.Sprintf("%s.%d", a.path, i+1))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if err := os.Rename(a.path, a.path+".1"); err != nil {
+		return err
+	}
+	return errors.Join(a.file.Close(), a.open())
+}
+
+// Close closes the file.
+func (a *Audit) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.file.Close()
+}
+
+// auditText bounds what a stranger can put into one line.
+const auditText = 256
+
+// audit writes the line of a call: who, what, which object, how it ended.
+func (s *Server) audit(c *call, err error) {
+	attrs := []slog.Attr{slog.String("call", c.msg.WireName()), slog.String("user", c.Session.User),
+		slog.String("session", c.Session.UUID), slog.String("address", c.RemoteAddr)}
+	if c.session != nil && c.Session.UUID == "" {
+		attrs = append(attrs, slog.String("refused_session", c.session.identity.UUID), slog.String("refused_user", c.session.identity.User))
+	}
+	if c.job != nil && c.job.object {
+		attrs = append(attrs, slog.String("task", string(c.job.ref)))
+	}
+	if len(c.args) > 0 && len(c.msg.Params) > 0 && c.msg.Params[0].Name != "args" && c.msg.Session() && !c.msg.Secret {
+		if ref, ok := c.args[0].(string); ok {
+			attrs = append(attrs, slog.String("object", clip(ref)))
+		}
+	}
+	result := "ok"
+	if err != nil {
+		result = xenapi.Code(err)
+		if result == "" {
+			result = clip(err.Error())
+		}
+	}
+	s.opts.Audit.log.LogAttrs(context.Background(), slog.LevelInfo, "call", append(attrs, slog.String("result", result))...)
+}
+
+func clip(text string) string {
+	if len(text) > auditText {
+		text = text[:auditText]
+	}
+	return wire.Clip(text)
+}
+
+// serveAudit streams the audit files, oldest first, from a time on: GET
+// /audit_log?since=20260823T10:11:12Z.
+func (s *Server) serveAudit(w http.ResponseWriter, r *http.Request) error {
+	since := time.Time{}
+	if text := r.URL.Query().Get("since"); text != "" {
+		v, err := wire.Decode(timeType, wire.Value{Kind: wire.String, Text: text}, "since")
+		if err != nil {
+			return err
+		}
+		since = v.(time.Time)
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	a := s.opts.Audit
+	for i := a.keep; i >= 0; i-- {
+		path := a.path
+		if i > 0 {
+			path = fmt.Sprintf("%s.%d", a.path, i)
+		}
+		if err := copySince(w, path, since); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copySince copies a rotated file unless it was last written before since.
+func copySince(w io.Writer, path string, since time.Time) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.ModTime().Before(since) {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	return err
+}

@@ -1,0 +1,202 @@
+package rpc
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"xapid/pkg/datamodel"
+	"xapid/pkg/db"
+	"xapid/pkg/rpc/wire"
+	"xapid/pkg/xenapi"
+)
+
+// roleSet is a set of roles, by rank: bit 0 is the strongest.
+type roleSet uint16
+
+// rolesWith lists the roles that have a permission whose weakest role is
+// given as the datamodel writes it: "vm-admin", "pool-operator+client-cert",
+// "local-root" (nobody's).
+func rolesWith(model *datamodel.Model, weakest string) roleSet {
+	name, _, withCert := strings.Cut(weakest, "+client-cert")
+	limit := -1
+	for _, r := range model.Roles {
+		if r.Name == name {
+			limit = r.Rank
+		}
+	}
+	var set roleSet
+	for _, r := range model.Roles {
+		if r.Rank <= limit && (!r.Internal || withCert || name == "read-only") {
+			set |= 1 << r.Rank
+		}
+		if withCert && r.Name == "client-cert" {
+			set |= 1 << r.Rank
+		}
+	}
+	return set
+}
+
+// authorize checks that one of the caller's roles has the permissions that
+// the call needs.
+func (s *Server) authorize(c *call) error {
+	if c.root || !c.msg.Session() || c.session.identity.Root {
+		if c.msg.PoolInternal && !c.root && !c.session.identity.Pool {
+			return xenapi.ErrInternalError("Internal API \"" + c.msg.WireName() + "\" call attempted with non-pool (external) session")
+		}
+		return nil
+	}
+	needs := map[string]string{c.permission: c.msg.Role}
+	s.keyPermissions(c, needs)
+	for _, permission := range slices.Sorted(maps.Keys(needs)) {
+		if err := s.permit(c.session, permission, needs[permission]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// permit checks one permission against the session's roles.
+func (s *Server) permit(sess *session, permission, weakest string) error {
+	allowed := rolesWith(s.model, weakest)
+	if sess.roles&allowed != 0 {
+		return nil
+	}
+	var names []string
+	for _, r := range s.model.Roles {
+		if allowed&(1<<r.Rank) != 0 && !r.Internal {
+			names = append(names, r.Name)
+		}
+	}
+	return xenapi.ErrRBACPermissionDenied(permission,
+		fmt.Sprintf("No permission in user session. (Roles with this permission: %s)", strings.Join(names, ", ")))
+}
+
+// keyPermissions replaces or adds the permissions that depend on map keys:
+// for one key (add_to, remove_from), for the keys that a whole map changes
+// (explicit setters), and for those that a new object's maps hold.
+func (s *Server) keyPermissions(c *call, needs map[string]string) {
+	switch {
+	case len(c.msg.MapKeysRoles) > 0 && len(c.args) > 1:
+		key, _ := c.args[1].(string)
+		if pattern, role := keyRole(c.msg.MapKeysRoles, key); pattern != "" {
+			delete(needs, c.permission)
+			needs[c.permission+"/key:"+strings.ToLower(pattern)] = role
+		}
+	case c.msg.Kind == datamodel.Create:
+		s.createdKeys(c, needs)
+	default:
+		s.changedKeys(c, needs)
+	}
+}
+
+// keyRole finds the pattern that a key matches: itself, or a prefix with *.
+func keyRole(roles map[string]string, key string) (pattern, role string) {
+	if role, ok := roles[key]; ok {
+		return key, role
+	}
+	for p, role := range roles {
+		if prefix, ok := strings.CutSuffix(p, "*"); ok && strings.HasPrefix(key, prefix) {
+			return p, role
+		}
+	}
+	return "", ""
+}
+
+// mapRoles are the roles by key of a field, from the field itself or from
+// the explicit add_to message that stands in for the generated one.
+func (s *Server) mapRoles(class *datamodel.Class, field string) map[string]string {
+	if m := s.model.Message(class.Name + ".add_to_" + field); m != nil {
+		return m.MapKeysRoles
+	}
+	return nil
+}
+
+// changedKeys treats a whole-map setter as the adds and removes of the keys
+// that differ. The plain permission is needed unless every one has its own.
+func (s *Server) changedKeys(c *call, needs map[string]string) {
+	field, isSetter := strings.CutPrefix(c.msg.Name, "set_")
+	if !isSetter || len(c.args) != 2 {
+		return
+	}
+	next, isMap := c.args[1].(map[string]string)
+	roles := s.mapRoles(c.msg.Class, field)
+	f := c.msg.Class.FieldByName(field)
+	if !isMap || f == nil || len(roles) == 0 {
+		return
+	}
+	row := s.db.View().Find(c.msg.Class, fmt.Sprint(c.args[0]))
+	if row == nil {
+		return
+	}
+	was := *row.Rec.Ptr(f.Index).(*map[string]string)
+	keyed, plain := 0, 0
+	for key := range union(was, next) {
+		old, had := was[key]
+		now, has := next[key]
+		if had == has && old == now {
+			continue
+		}
+		pattern, role := keyRole(roles, key)
+		if pattern == "" {
+			plain++
+			continue
+		}
+		keyed++
+		verb := "add_to_"
+		if !has {
+			verb = "remove_from_"
+		}
+		needs[strings.ToLower(c.msg.Class.Name+"."+verb+field)+"/key:"+strings.ToLower(pattern)] = role
+	}
+	if keyed > 0 && plain == 0 && c.msg.Kind == datamodel.Explicit {
+		delete(needs, c.permission)
+	}
+}
+
+func union(a, b map[string]string) map[string]bool {
+	out := make(map[string]bool, len(a)+len(b))
+	for k := range a {
+		out[k] = true
+	}
+	for k := range b {
+		out[k] = true
+	}
+	return out
+}
+
+// createdKeys asks for the permissions of the special keys in the maps of a
+// constructor: a record must not carry what add_to would refuse.
+func (s *Server) createdKeys(c *call, needs map[string]string) {
+	fields, ok := c.args[0].(*wire.Fields)
+	if !ok {
+		return
+	}
+	for _, f := range c.msg.Class.Fields {
+		v, given := fields.Get(f)
+		m, isMap := v.(map[string]string)
+		if !given || !isMap {
+			continue
+		}
+		roles := s.mapRoles(c.msg.Class, f.Name)
+		for key := range m {
+			if pattern, role := keyRole(roles, key); pattern != "" {
+				needs[strings.ToLower(c.msg.Class.Name+".add_to_"+f.Name)+"/key:"+strings.ToLower(pattern)] = role
+			}
+		}
+	}
+}
+
+// rolesOf resolves role references to a set of ranks.
+func (s *Server) rolesOf(refs []xenapi.RoleRef) roleSet {
+	var set roleSet
+	for _, ref := range refs {
+		for _, r := range s.model.Roles {
+			if string(ref) == xenapi.RefPrefix+r.UUID {
+				set |= 1 << r.Rank
+			}
+		}
+	}
+	return set
+}
