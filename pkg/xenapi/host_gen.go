@@ -10,90 +10,90 @@ type HostRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (HostRef) Of() *Host { return nil }
 
-// Host: the record of class host.
+// Host: a machine of the pool that runs VMs.
 type Host struct {
-	UUID                            string
-	NameLabel                       string
-	NameDescription                 string
-	MemoryOverhead                  int64
-	AllowedOperations               []HostAllowedOperations
-	CurrentOperations               map[string]string
-	APIVersionMajor                 int64
-	APIVersionMinor                 int64
-	APIVersionVendor                string
-	APIVersionVendorImplementation  map[string]string
-	Enabled                         bool
-	SoftwareVersion                 map[string]string
-	OtherConfig                     map[string]string
-	Capabilities                    []string
-	CPUConfiguration                map[string]string
-	SchedPolicy                     string
-	SupportedBootloaders            []string
-	ResidentVMs                     []VMRef
-	Logging                         map[string]string
-	PIFs                            []PIFRef
-	SuspendImageSR                  SRRef
-	CrashDumpSR                     SRRef
-	Crashdumps                      []HostCrashdumpRef
-	Patches                         []HostPatchRef
-	Updates                         []PoolUpdateRef
-	PBDs                            []PBDRef
-	HostCPUs                        []HostCPURef
-	CPUInfo                         map[string]string
-	Hostname                        string
-	Address                         string
-	Metrics                         HostMetricsRef
-	LicenseParams                   map[string]string
-	BootFreeMem                     int64
-	HAStatefiles                    []string
-	HANetworkPeers                  []string
-	Blobs                           map[string]string
-	Tags                            []string
-	ExternalAuthType                string
-	ExternalAuthServiceName         string
-	ExternalAuthConfiguration       map[string]string
-	Edition                         string
-	LicenseServer                   map[string]string
-	BIOSStrings                     map[string]string
-	PowerOnMode                     string
-	PowerOnConfig                   map[string]string
-	LocalCacheSR                    SRRef
-	ChipsetInfo                     map[string]string
-	PCIs                            []PCIRef
-	PGPUs                           []PGPURef
-	PUSBs                           []PUSBRef
-	SSLLegacy                       bool
-	GuestVCPUsParams                map[string]string
-	Display                         HostDisplay
-	VirtualHardwarePlatformVersions []int64
-	ControlDomain                   VMRef
-	UpdatesRequiringReboot          []PoolUpdateRef
-	Features                        []FeatureRef
-	IscsiIqn                        string
-	Multipathing                    bool
-	UefiCertificates                string
-	Certificates                    []CertificateRef
-	Editions                        []string
-	PendingGuidances                []UpdateGuidances
-	TLSVerificationEnabled          bool
-	LastSoftwareUpdate              time.Time
-	HTTPSOnly                       bool
-	RecommendedGuidances            []UpdateGuidances
-	LatestSyncedUpdatesApplied      LatestSyncedUpdatesAppliedState
-	NUMAAffinityPolicy              HostNUMAAffinityPolicy
-	PendingGuidancesRecommended     []UpdateGuidances
-	PendingGuidancesFull            []UpdateGuidances
-	LastUpdateHash                  string
-	SSHEnabled                      bool
-	SSHEnabledTimeout               int64
-	SSHExpiry                       time.Time
-	ConsoleIdleTimeout              int64
-	SSHAutoMode                     bool
-	MaxCstate                       string
-	SecureBoot                      bool
-	NTPMode                         HostNTPMode
-	NTPCustomServers                []string
-	Timezone                        string
+	UUID                            string                          // permanent identity; kept across restarts in a file on the host.
+	NameLabel                       string                          // what people call it; the host name at first.
+	NameDescription                 string                          // free text for people.
+	MemoryOverhead                  int64                           // bytes that the hypervisor takes for itself.
+	AllowedOperations               []HostAllowedOperations         // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations               map[string]string               // operations under way, by the task that runs each.
+	APIVersionMajor                 int64                           // first number of the API version spoken.
+	APIVersionMinor                 int64                           // second number of the API version spoken.
+	APIVersionVendor                string                          // vendor of the API; XenSource for compatibility.
+	APIVersionVendorImplementation  map[string]string               // details of the implementation, by key.
+	Enabled                         bool                            // new VMs may start on it; false in maintenance.
+	SoftwareVersion                 map[string]string               // versions of product, hypervisor, kernel and so on, by key; clients read product_version.
+	OtherConfig                     map[string]string               // free key-value data of clients; a few keys, such as multipathing, change behaviour.
+	Capabilities                    []string                        // guest types that the hypervisor runs, in its words, such as hvm-3.0-x86_64.
+	CPUConfiguration                map[string]string               // CPU settings of the hypervisor, by key.
+	SchedPolicy                     string                          // CPU scheduler of the hypervisor, such as credit2.
+	SupportedBootloaders            []string                        // values possible for VM.PV_bootloader.
+	ResidentVMs                     []VMRef                         // VMs and control domains that exist on it now.
+	Logging                         map[string]string               // log settings; syslog_destination names a server that gets a copy of the log.
+	PIFs                            []PIFRef                        // network interfaces of the host.
+	SuspendImageSR                  SRRef                           // where memory images of its VMs go when the VM and the pool name none.
+	CrashDumpSR                     SRRef                           // where crash dumps of its VMs go.
+	Crashdumps                      []HostCrashdumpRef              // dumps of crashes of the host itself.
+	Patches                         []HostPatchRef                  // patches of a withdrawn kind; updates replaces it.
+	Updates                         []PoolUpdateRef                 // update packages applied to it.
+	PBDs                            []PBDRef                        // its connections to storage.
+	HostCPUs                        []HostCPURef                    // physical CPUs; cpu_info says the same in one place.
+	CPUInfo                         map[string]string               // cpu_count, socket_count, vendor, speed in MHz, modelname, flags and features_* masks as hex.
+	Hostname                        string                          // name of the machine in its own network settings.
+	Address                         string                          // IP address by which the pool reaches it; follows the management interface.
+	Metrics                         HostMetricsRef                  // liveness and memory; always set.
+	LicenseParams                   map[string]string               // what the licence allows and until when, by key.
+	BootFreeMem                     int64                           // bytes that were free for VMs right after boot.
+	HAStatefiles                    []string                        // paths of the state files that HA uses on it; empty without HA.
+	HANetworkPeers                  []string                        // uuids of the hosts whose heartbeats it saw; empty without HA.
+	Blobs                           map[string]string               // binary data attached by name.
+	Tags                            []string                        // words that clients group objects by.
+	ExternalAuthType                string                          // directory plug-in in use, such as AD; empty for none.
+	ExternalAuthServiceName         string                          // name of the directory service or domain; empty for none.
+	ExternalAuthConfiguration       map[string]string               // settings of the directory plug-in, without passwords.
+	Edition                         string                          // licence edition that is applied.
+	LicenseServer                   map[string]string               // address and port of the licence server.
+	BIOSStrings                     map[string]string               // firmware strings by key, such as bios-vendor and system-product-name.
+	PowerOnMode                     string                          // how another host can wake it: wake-on-lan, DRAC, a plug-in's name, or empty for not at all.
+	PowerOnConfig                   map[string]string               // settings of power_on_mode, such as address and user; passwords are kept as secrets.
+	LocalCacheSR                    SRRef                           // SR used as cache for disks on shared storage; null when off.
+	ChipsetInfo                     map[string]string               // facts about the chip set; iommu is true or false.
+	PCIs                            []PCIRef                        // PCI devices of interest, such as GPUs and network cards.
+	PGPUs                           []PGPURef                       // physical GPUs.
+	PUSBs                           []PUSBRef                       // USB devices plugged into it.
+	SSLLegacy                       bool                            // accept old TLS versions; always false now.
+	GuestVCPUsParams                map[string]string               // scheduler settings for all its guests by default, as in VM.VCPUs_params.
+	Display                         HostDisplay                     // whether the machine's own screen shows its console, now and after a reboot.
+	VirtualHardwarePlatformVersions []int64                         // versions of the virtual hardware that it offers.
+	ControlDomain                   VMRef                           // its dom0.
+	UpdatesRequiringReboot          []PoolUpdateRef                 // update packages that take effect only after a reboot.
+	Features                        []FeatureRef                    // optional features that are installed.
+	IscsiIqn                        string                          // initiator name for iSCSI, in iqn. form.
+	Multipathing                    bool                            // storage is reached over several paths where there are.
+	UefiCertificates                string                          // Secure Boot certificates as a base64 archive; the pool's field replaces it.
+	Certificates                    []CertificateRef                // TLS certificates installed on it.
+	Editions                        []string                        // licence editions that could be applied.
+	PendingGuidances                []UpdateGuidances               // what must be done for installed updates to take effect, such as reboot_host.
+	TLSVerificationEnabled          bool                            // certificates are checked on connections to other hosts.
+	LastSoftwareUpdate              time.Time                       // when updates were last applied, UTC; the epoch for never.
+	HTTPSOnly                       bool                            // plain HTTP is refused on the management address.
+	RecommendedGuidances            []UpdateGuidances               // earlier list of advised steps after updates.
+	LatestSyncedUpdatesApplied      LatestSyncedUpdatesAppliedState // whether all updates of the last synchronization are installed.
+	NUMAAffinityPolicy              HostNUMAAffinityPolicy          // whether a VM's memory and CPUs are kept on one NUMA node.
+	PendingGuidancesRecommended     []UpdateGuidances               // what should be done after installed updates.
+	PendingGuidancesFull            []UpdateGuidances               // what would have to be done for every installed update to take full effect.
+	LastUpdateHash                  string                          // checksum of the update metadata that was last applied.
+	SSHEnabled                      bool                            // the SSH server is on.
+	SSHEnabledTimeout               int64                           // seconds for which enabling SSH holds; 0 for ever.
+	SSHExpiry                       time.Time                       // when SSH switches itself off, UTC; the epoch for never.
+	ConsoleIdleTimeout              int64                           // seconds after which an idle console of the host is logged out; 0 for never.
+	SSHAutoMode                     bool                            // SSH is on only while the API does not answer.
+	MaxCstate                       string                          // deepest CPU sleep state allowed, such as C1; empty for no limit.
+	SecureBoot                      bool                            // the machine was booted with Secure Boot.
+	NTPMode                         HostNTPMode                     // where its time servers come from: DHCP, a custom list, the factory list, or none.
+	NTPCustomServers                []string                        // time servers used in mode Custom.
+	Timezone                        string                          // time zone by its IANA name, such as Europe/Berlin.
 }
 
 // NewHost makes a record with every field at its default.

@@ -10,75 +10,75 @@ type PoolRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PoolRef) Of() *Pool { return nil }
 
-// Pool: the record of class pool.
+// Pool: the set of hosts under one master, with settings for all; there is exactly one.
 type Pool struct {
-	UUID                               string
-	NameLabel                          string
-	NameDescription                    string
-	Master                             HostRef
-	DefaultSR                          SRRef
-	SuspendImageSR                     SRRef
-	CrashDumpSR                        SRRef
-	OtherConfig                        map[string]string
-	HAEnabled                          bool
-	HAConfiguration                    map[string]string
-	HAStatefiles                       []string
-	HAHostFailuresToTolerate           int64
-	HAPlanExistsFor                    int64
-	HAAllowOvercommit                  bool
-	HAOvercommitted                    bool
-	Blobs                              map[string]string
-	Tags                               []string
-	GuiConfig                          map[string]string
-	HealthCheckConfig                  map[string]string
-	WLBURL                             string
-	WLBUsername                        string
-	WLBPassword                        SecretRef
-	WLBEnabled                         bool
-	WLBVerifyCert                      bool
-	RedoLogEnabled                     bool
-	RedoLogVDI                         VDIRef
-	VswitchController                  string
-	Restrictions                       map[string]string
-	MetadataVDIs                       []VDIRef
-	HAClusterStack                     string
-	AllowedOperations                  []PoolAllowedOperations
-	CurrentOperations                  map[string]string
-	GuestAgentConfig                   map[string]string
-	CPUInfo                            map[string]string
-	PolicyNoVendorDevice               bool
-	LivePatchingDisabled               bool
-	IgmpSnoopingEnabled                bool
-	UefiCertificates                   string
-	CustomUefiCertificates             string
-	IsPSRPending                       bool
-	TLSVerificationEnabled             bool
-	Repositories                       []RepositoryRef
-	ClientCertificateAuthEnabled       bool
-	ClientCertificateAuthName          string
-	RepositoryProxyURL                 string
-	RepositoryProxyUsername            string
-	RepositoryProxyPassword            SecretRef
-	MigrationCompression               bool
-	CoordinatorBias                    bool
-	LocalAuthMaxThreads                int64
-	ExtAuthMaxThreads                  int64
-	ExtAuthCacheEnabled                bool
-	ExtAuthCacheSize                   int64
-	ExtAuthCacheExpiry                 int64
-	TelemetryUUID                      SecretRef
-	TelemetryFrequency                 TelemetryFrequency
-	TelemetryNextCollection            time.Time
-	LastUpdateSync                     time.Time
-	UpdateSyncFrequency                UpdateSyncFrequency
-	UpdateSyncDay                      int64
-	UpdateSyncEnabled                  bool
-	Recommendations                    map[string]string
-	LicenseServer                      map[string]string
-	HARebootVMOnInternalShutdown       bool
-	LimitConsoleSessions               bool
-	VMConsoleIdleTimeout               int64
-	AutoUpdateVMSecurebootCertificates bool
+	UUID                               string                  // permanent identity.
+	NameLabel                          string                  // what people call it; may be empty.
+	NameDescription                    string                  // free text for people.
+	Master                             HostRef                 // host that serves the API and writes the database.
+	DefaultSR                          SRRef                   // SR for new disks when none is named; null for none.
+	SuspendImageSR                     SRRef                   // SR for memory images when the VM names none; null leaves it to the host.
+	CrashDumpSR                        SRRef                   // SR for crash dumps; null leaves it to the host.
+	OtherConfig                        map[string]string       // free key-value data of clients; a few keys, such as auto_poweron, change behaviour.
+	HAEnabled                          bool                    // failed hosts are fenced and their protected VMs restarted.
+	HAConfiguration                    map[string]string       // settings given to enable_ha, such as timeout in seconds.
+	HAStatefiles                       []string                // disks that hold HA's state; empty without HA.
+	HAHostFailuresToTolerate           int64                   // host failures for which the restart of all protected VMs is guaranteed.
+	HAPlanExistsFor                    int64                   // host failures that the present plan covers; less than wanted means an alert.
+	HAAllowOvercommit                  bool                    // operations that break the failover guarantee are allowed.
+	HAOvercommitted                    bool                    // more is protected than the wanted number of failures allows.
+	Blobs                              map[string]string       // binary data attached by name.
+	Tags                               []string                // words that clients group objects by.
+	GuiConfig                          map[string]string       // settings that graphical clients keep here.
+	HealthCheckConfig                  map[string]string       // settings of the health check service.
+	WLBURL                             string                  // address of the workload balancer; empty for none.
+	WLBUsername                        string                  // user name at the workload balancer.
+	WLBPassword                        SecretRef               // password at the workload balancer, kept as a secret.
+	WLBEnabled                         bool                    // advice of the workload balancer is followed.
+	WLBVerifyCert                      bool                    // check the workload balancer's certificate; tls_verification_enabled replaces it.
+	RedoLogEnabled                     bool                    // database changes are also written to a disk, so that a new master finds them.
+	RedoLogVDI                         VDIRef                  // disk that holds those database changes; null when off.
+	VswitchController                  string                  // address of the OpenFlow controller; SDN_controller replaces it.
+	Restrictions                       map[string]string       // features that the licences of the hosts forbid, as restrict_* keys.
+	MetadataVDIs                       []VDIRef                // disks that a replica of this pool's database is written to.
+	HAClusterStack                     string                  // cluster software under HA; xhad by default.
+	AllowedOperations                  []PoolAllowedOperations // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations                  map[string]string       // operations under way, by the task that runs each.
+	GuestAgentConfig                   map[string]string       // settings handed to the agents in all guests, by key.
+	CPUInfo                            map[string]string       // cpu_count, socket_count, vendor and the features that all hosts share.
+	PolicyNoVendorDevice               bool                    // new VMs are made without the Windows Update device.
+	LivePatchingDisabled               bool                    // updates are not applied to running components.
+	IgmpSnoopingEnabled                bool                    // bridges forward multicast only to ports that asked for it.
+	UefiCertificates                   string                  // Secure Boot certificates for guests, as a base64 archive.
+	CustomUefiCertificates             string                  // administrator's own Secure Boot certificates, as a base64 archive; empty for none.
+	IsPSRPending                       bool                    // a change of the pool secret was begun and not finished.
+	TLSVerificationEnabled             bool                    // certificates are checked on connections between hosts.
+	Repositories                       []RepositoryRef         // update repositories in use.
+	ClientCertificateAuthEnabled       bool                    // clients may log in by TLS certificate.
+	ClientCertificateAuthName          string                  // name that a client's certificate must carry.
+	RepositoryProxyURL                 string                  // HTTP proxy for update repositories; empty for none.
+	RepositoryProxyUsername            string                  // user name at that proxy.
+	RepositoryProxyPassword            SecretRef               // password at that proxy, kept as a secret.
+	MigrationCompression               bool                    // migrations are compressed unless the call says otherwise.
+	CoordinatorBias                    bool                    // new VMs avoid the master when other hosts have room.
+	LocalAuthMaxThreads                int64                   // logins by local password that are checked at the same time.
+	ExtAuthMaxThreads                  int64                   // logins by directory that are checked at the same time.
+	ExtAuthCacheEnabled                bool                    // results of directory logins are remembered for a while.
+	ExtAuthCacheSize                   int64                   // directory logins that are remembered.
+	ExtAuthCacheExpiry                 int64                   // seconds for which a directory login is remembered.
+	TelemetryUUID                      SecretRef               // identity in telemetry, kept as a secret; null for none.
+	TelemetryFrequency                 TelemetryFrequency      // how often telemetry is collected.
+	TelemetryNextCollection            time.Time               // when telemetry is collected next, UTC.
+	LastUpdateSync                     time.Time               // when updates were last synchronized, UTC; the epoch for never.
+	UpdateSyncFrequency                UpdateSyncFrequency     // how often updates are synchronized: daily or weekly.
+	UpdateSyncDay                      int64                   // day of the weekly synchronization, 0 for Sunday to 6.
+	UpdateSyncEnabled                  bool                    // updates are synchronized on that schedule.
+	Recommendations                    map[string]string       // limits for clients to respect, by key.
+	LicenseServer                      map[string]string       // address and port of the licence server for all hosts.
+	HARebootVMOnInternalShutdown       bool                    // under HA, restart protected VMs that shut down from inside.
+	LimitConsoleSessions               bool                    // only one console session a VM and host is allowed.
+	VMConsoleIdleTimeout               int64                   // seconds after which an idle VM console is closed; 0 for never.
+	AutoUpdateVMSecurebootCertificates bool                    // VMs get new Secure Boot certificates at their next boot.
 }
 
 // NewPool makes a record with every field at its default.

@@ -800,153 +800,295 @@ type HostSetServertimeParams struct {
 	Value time.Time
 }
 
-// Host: the explicit messages of class host.
+// Host: a machine of the pool that runs VMs.
 type Host interface {
+	// Disable: lets no new VMs start on it; those that run go on.
 	Disable(ctx context.Context, c *Call, p HostDisableParams) error
+	// Enable: lets VMs start on it again.
 	Enable(ctx context.Context, c *Call, p HostEnableParams) error
+	// Shutdown: powers the machine off; it must be disabled and empty of running VMs.
 	Shutdown(ctx context.Context, c *Call, p HostShutdownParams) error
+	// Reboot: reboots the machine; it must be disabled and empty of running VMs.
 	Reboot(ctx context.Context, c *Call, p HostRebootParams) error
+	// PrepareForPoweroff: winds down the agent before the machine goes off.
 	PrepareForPoweroff(ctx context.Context, c *Call, p HostPrepareForPoweroffParams) error
+	// Dmesg: returns the hypervisor's message buffer.
 	Dmesg(ctx context.Context, c *Call, p HostDmesgParams) (string, error)
+	// DmesgClear: returns the hypervisor's message buffer and empties it.
 	DmesgClear(ctx context.Context, c *Call, p HostDmesgClearParams) (string, error)
+	// GetLog: returns the host's log.
 	GetLog(ctx context.Context, c *Call, p HostGetLogParams) (string, error)
+	// SendDebugKeys: sends debug keys to the hypervisor, whose answer is in its message buffer.
 	SendDebugKeys(ctx context.Context, c *Call, p HostSendDebugKeysParams) error
+	// BugreportUpload: makes a status report and sends it to a URL by FTP or HTTP PUT.
 	BugreportUpload(ctx context.Context, c *Call, p HostBugreportUploadParams) error
+	// ListMethods: lists all calls of the API as Class.message.
 	ListMethods(ctx context.Context, c *Call) ([]string, error)
 	LicenseApply(ctx context.Context, c *Call, p HostLicenseApplyParams) error
+	// LicenseAdd: applies licence text to the host.
 	LicenseAdd(ctx context.Context, c *Call, p HostLicenseAddParams) error
+	// LicenseRemove: takes the licence off and returns to the basic edition.
 	LicenseRemove(ctx context.Context, c *Call, p HostLicenseRemoveParams) error
+	// Create: records a host that joins the pool.
 	Create(ctx context.Context, c *Call, p HostCreateParams) (xenapi.HostRef, error)
+	// Destroy: removes the record of a host that is gone for good, with what belonged to it alone.
 	Destroy(ctx context.Context, c *Call, p HostDestroyParams) error
+	// PowerOn: wakes the machine in the way that power_on_mode names.
 	PowerOn(ctx context.Context, c *Call, p HostPowerOnParams) error
+	// SetLicenseParams: records what the licence allows.
 	SetLicenseParams(ctx context.Context, c *Call, p HostSetLicenseParamsParams) error
+	// EmergencyHADisable: switches HA off on this host alone when no master can be reached; soft keeps it armed.
 	EmergencyHADisable(ctx context.Context, c *Call, p HostEmergencyHADisableParams) error
+	// HADisarmFencing: stops the host from fencing itself.
 	HADisarmFencing(ctx context.Context, c *Call, p HostHADisarmFencingParams) error
+	// PreconfigureHA: prepares the host for HA with the given state files and metadata disk.
 	PreconfigureHA(ctx context.Context, c *Call, p HostPreconfigureHAParams) error
+	// HAJoinLiveset: starts HA on the host and joins the set of live hosts.
 	HAJoinLiveset(ctx context.Context, c *Call, p HostHAJoinLivesetParams) error
+	// HADisableFailoverDecisions: keeps the host from becoming master by election until HA is off.
 	HADisableFailoverDecisions(ctx context.Context, c *Call, p HostHADisableFailoverDecisionsParams) error
+	// HAWaitForShutdownViaStatefile: waits until the state file says that HA is ending.
 	HAWaitForShutdownViaStatefile(ctx context.Context, c *Call, p HostHAWaitForShutdownViaStatefileParams) error
+	// HAStopDaemon: stops the HA daemon on the host.
 	HAStopDaemon(ctx context.Context, c *Call, p HostHAStopDaemonParams) error
+	// HAReleaseResources: frees the disks that HA held on the host.
 	HAReleaseResources(ctx context.Context, c *Call, p HostHAReleaseResourcesParams) error
+	// HAXAPIHealthcheck: answers true when the agent is well; the HA daemon asks.
 	HAXAPIHealthcheck(ctx context.Context, c *Call) (bool, error)
+	// LocalAssertHealthy: fails with the reason if the agent can't serve calls yet.
 	LocalAssertHealthy(ctx context.Context, c *Call) error
+	// RequestBackup: asks the host to fetch a copy of the database now.
 	RequestBackup(ctx context.Context, c *Call, p HostRequestBackupParams) error
+	// RequestConfigFileSync: asks the host to bring its shared configuration files up to date.
 	RequestConfigFileSync(ctx context.Context, c *Call, p HostRequestConfigFileSyncParams) error
+	// ProposeNewMaster: first phase of a change of master: asks the host whether it agrees.
 	ProposeNewMaster(ctx context.Context, c *Call, p HostProposeNewMasterParams) error
+	// CommitNewMaster: second phase of a change of master: tells the host to go ahead.
 	CommitNewMaster(ctx context.Context, c *Call, p HostCommitNewMasterParams) error
+	// AbortNewMaster: calls a proposed change of master off.
 	AbortNewMaster(ctx context.Context, c *Call, p HostAbortNewMasterParams) error
+	// GetDataSources: lists the statistics that are or can be recorded.
 	GetDataSources(ctx context.Context, c *Call, p HostGetDataSourcesParams) ([]xenapi.Record, error)
+	// RecordDataSource: starts recording the named statistic.
 	RecordDataSource(ctx context.Context, c *Call, p HostRecordDataSourceParams) error
+	// QueryDataSource: returns the latest value of the named statistic.
 	QueryDataSource(ctx context.Context, c *Call, p HostQueryDataSourceParams) (float64, error)
+	// ForgetDataSourceArchives: drops what was recorded of the named statistic.
 	ForgetDataSourceArchives(ctx context.Context, c *Call, p HostForgetDataSourceArchivesParams) error
+	// AssertCanEvacuate: fails with the reasons if some VM could not be moved off.
 	AssertCanEvacuate(ctx context.Context, c *Call, p HostAssertCanEvacuateParams) error
+	// GetVMsWhichPreventEvacuation: returns the VMs that can't be moved off, each with the error and its parameters.
 	GetVMsWhichPreventEvacuation(ctx context.Context, c *Call, p HostGetVMsWhichPreventEvacuationParams) (map[string][]string, error)
+	// GetUncooperativeResidentVMs: lists VMs that ignore their balloon target; always empty now.
 	GetUncooperativeResidentVMs(ctx context.Context, c *Call, p HostGetUncooperativeResidentVMsParams) ([]xenapi.VMRef, error)
+	// GetUncooperativeDomains: lists domains that ignore their balloon target; always empty now.
 	GetUncooperativeDomains(ctx context.Context, c *Call, p HostGetUncooperativeDomainsParams) ([]string, error)
+	// Evacuate: moves all its VMs to other hosts, a batch at a time; disable it first.
 	Evacuate(ctx context.Context, c *Call, p HostEvacuateParams) error
+	// SignalNetworkingChange: tells the agent that the management address changed.
 	SignalNetworkingChange(ctx context.Context, c *Call) error
+	// Notify: passes a notice from a script on the host to the agent.
 	Notify(ctx context.Context, c *Call, p HostNotifyParams) error
+	// SyslogReconfigure: applies the log settings in the logging field.
 	SyslogReconfigure(ctx context.Context, c *Call, p HostSyslogReconfigureParams) error
+	// ManagementReconfigure: moves management traffic to another of its interfaces; connections may break.
 	ManagementReconfigure(ctx context.Context, c *Call, p HostManagementReconfigureParams) error
+	// LocalManagementReconfigure: moves management traffic to the named link, without the database; for emergencies.
 	LocalManagementReconfigure(ctx context.Context, c *Call, p HostLocalManagementReconfigureParams) error
+	// ManagementDisable: takes the API off the network on this host; only the local socket is left.
 	ManagementDisable(ctx context.Context, c *Call) error
+	// GetManagementInterface: returns the interface that carries management traffic.
 	GetManagementInterface(ctx context.Context, c *Call, p HostGetManagementInterfaceParams) (xenapi.PIFRef, error)
+	// GetSystemStatusCapabilities: lists as XML what a status report can contain.
 	GetSystemStatusCapabilities(ctx context.Context, c *Call, p HostGetSystemStatusCapabilitiesParams) (string, error)
+	// GetDiagnosticTimingStats: returns how long internal functions took, by name.
 	GetDiagnosticTimingStats(ctx context.Context, c *Call, p HostGetDiagnosticTimingStatsParams) (map[string]string, error)
+	// RestartAgent: restarts xapid on the host; VMs run on.
 	RestartAgent(ctx context.Context, c *Call, p HostRestartAgentParams) error
+	// ShutdownAgent: stops xapid on the host after a moment; VMs run on.
 	ShutdownAgent(ctx context.Context, c *Call) error
+	// SetHostnameLive: changes the machine's host name at once and for good.
 	SetHostnameLive(ctx context.Context, c *Call, p HostSetHostnameLiveParams) error
+	// IsInEmergencyMode: answers whether the host has lost its master.
 	IsInEmergencyMode(ctx context.Context, c *Call) (bool, error)
+	// ComputeFreeMemory: returns the bytes that are free for new VMs.
 	ComputeFreeMemory(ctx context.Context, c *Call, p HostComputeFreeMemoryParams) (int64, error)
+	// ComputeMemoryOverhead: returns the bytes that the hypervisor takes for itself.
 	ComputeMemoryOverhead(ctx context.Context, c *Call, p HostComputeMemoryOverheadParams) (int64, error)
+	// TickleHeartbeat: tells the master that the host is alive; carries small facts both ways.
 	TickleHeartbeat(ctx context.Context, c *Call, p HostTickleHeartbeatParams) (map[string]string, error)
+	// SyncData: copies data that the database does not hold, such as blobs, to the host.
 	SyncData(ctx context.Context, c *Call, p HostSyncDataParams) error
+	// BackupRrds: writes recorded statistics to permanent storage after so many seconds.
 	BackupRrds(ctx context.Context, c *Call, p HostBackupRrdsParams) error
+	// CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 	CreateNewBlob(ctx context.Context, c *Call, p HostCreateNewBlobParams) (xenapi.BlobRef, error)
+	// CallPlugin: runs a function of a plug-in script on the host and returns the text it prints.
 	CallPlugin(ctx context.Context, c *Call, p HostCallPluginParams) (string, error)
+	// HasExtension: answers whether the host has an extension call of this name.
 	HasExtension(ctx context.Context, c *Call, p HostHasExtensionParams) (bool, error)
+	// CallExtension: runs an extension call that is installed on the host.
 	CallExtension(ctx context.Context, c *Call, p HostCallExtensionParams) (any, error)
+	// GetServertime: returns the host's clock, UTC.
 	GetServertime(ctx context.Context, c *Call, p HostGetServertimeParams) (time.Time, error)
+	// GetServerLocaltime: returns the host's clock in its time zone.
 	GetServerLocaltime(ctx context.Context, c *Call, p HostGetServerLocaltimeParams) (time.Time, error)
+	// EnableBinaryStorage: starts writing blobs and statistics to the host's disk.
 	EnableBinaryStorage(ctx context.Context, c *Call, p HostEnableBinaryStorageParams) error
+	// DisableBinaryStorage: deletes blobs and statistics on the host's disk and writes no more.
 	DisableBinaryStorage(ctx context.Context, c *Call, p HostDisableBinaryStorageParams) error
+	// EnableExternalAuth: joins the host to a directory, so that its users can log in.
 	EnableExternalAuth(ctx context.Context, c *Call, p HostEnableExternalAuthParams) error
+	// DisableExternalAuth: takes the host out of the directory.
 	DisableExternalAuth(ctx context.Context, c *Call, p HostDisableExternalAuthParams) error
+	// ExternalAuthSetLdaps: switches directory queries to TLS or back.
 	ExternalAuthSetLdaps(ctx context.Context, c *Call, p HostExternalAuthSetLdapsParams) error
+	// RetrieveWLBEvacuateRecommendations: returns where the workload balancer would move each VM.
 	RetrieveWLBEvacuateRecommendations(ctx context.Context, c *Call, p HostRetrieveWLBEvacuateRecommendationsParams) (map[string][]string, error)
+	// InstallCACertificate: installs a trusted CA certificate on the host.
 	InstallCACertificate(ctx context.Context, c *Call, p HostInstallCACertificateParams) error
+	// UninstallCACertificate: removes a trusted CA certificate from the host.
 	UninstallCACertificate(ctx context.Context, c *Call, p HostUninstallCACertificateParams) error
+	// CertificateList: lists the names of CA certificates installed on the host.
 	CertificateList(ctx context.Context, c *Call, p HostCertificateListParams) ([]string, error)
+	// CRLInstall: installs a certificate revocation list on the host.
 	CRLInstall(ctx context.Context, c *Call, p HostCRLInstallParams) error
+	// CRLUninstall: removes a certificate revocation list from the host.
 	CRLUninstall(ctx context.Context, c *Call, p HostCRLUninstallParams) error
+	// CRLList: lists the names of revocation lists installed on the host.
 	CRLList(ctx context.Context, c *Call, p HostCRLListParams) ([]string, error)
+	// CertificateSync: brings the host's certificates in line with the pool's.
 	CertificateSync(ctx context.Context, c *Call, p HostCertificateSyncParams) error
+	// GetServerCertificate: returns the certificate of its API server as PEM.
 	GetServerCertificate(ctx context.Context, c *Call, p HostGetServerCertificateParams) (string, error)
+	// RefreshServerCertificate: replaces the certificate used inside the pool by a fresh one.
 	RefreshServerCertificate(ctx context.Context, c *Call, p HostRefreshServerCertificateParams) error
+	// InstallServerCertificate: installs certificate, private key and chain, all PEM, for the API server.
 	InstallServerCertificate(ctx context.Context, c *Call, p HostInstallServerCertificateParams) error
+	// EmergencyResetServerCertificate: makes a new self-signed certificate without asking the master.
 	EmergencyResetServerCertificate(ctx context.Context, c *Call) error
+	// ResetServerCertificate: makes a new self-signed certificate for the API server.
 	ResetServerCertificate(ctx context.Context, c *Call, p HostResetServerCertificateParams) error
+	// UpdatePoolSecret: stores a new pool secret on the host.
 	UpdatePoolSecret(ctx context.Context, c *Call, p HostUpdatePoolSecretParams) error
+	// UpdateMaster: tells the host the new address of the master.
 	UpdateMaster(ctx context.Context, c *Call, p HostUpdateMasterParams) error
+	// AttachStaticVDIs: makes disks attach at boot, each with a reason, without the database.
 	AttachStaticVDIs(ctx context.Context, c *Call, p HostAttachStaticVDIsParams) error
+	// DetachStaticVDIs: no longer attaches the disks at boot.
 	DetachStaticVDIs(ctx context.Context, c *Call, p HostDetachStaticVDIsParams) error
+	// SetLocaldbKey: writes a key of the host's own small settings file.
 	SetLocaldbKey(ctx context.Context, c *Call, p HostSetLocaldbKeyParams) error
+	// ApplyEdition: switches to another licence edition, after asking the licence server.
 	ApplyEdition(ctx context.Context, c *Call, p HostApplyEditionParams) error
+	// RefreshPackInfo: rereads which supplemental packs are installed.
 	RefreshPackInfo(ctx context.Context, c *Call, p HostRefreshPackInfoParams) error
+	// SetPowerOnMode: sets how other hosts can wake this one.
 	SetPowerOnMode(ctx context.Context, c *Call, p HostSetPowerOnModeParams) error
 	SetCPUFeatures(ctx context.Context, c *Call, p HostSetCPUFeaturesParams) error
 	ResetCPUFeatures(ctx context.Context, c *Call, p HostResetCPUFeaturesParams) error
+	// ResetNetworking: removes all its network objects, so that a scan starts anew.
 	ResetNetworking(ctx context.Context, c *Call, p HostResetNetworkingParams) error
+	// EnableLocalStorageCaching: uses an SR on the host as cache for disks on shared storage.
 	EnableLocalStorageCaching(ctx context.Context, c *Call, p HostEnableLocalStorageCachingParams) error
+	// DisableLocalStorageCaching: stops caching and clears the cache.
 	DisableLocalStorageCaching(ctx context.Context, c *Call, p HostDisableLocalStorageCachingParams) error
+	// GetSMDiagnostics: returns the state of the storage layer as text.
 	GetSMDiagnostics(ctx context.Context, c *Call, p HostGetSMDiagnosticsParams) (string, error)
+	// GetThreadDiagnostics: returns what the agent's threads are doing as text.
 	GetThreadDiagnostics(ctx context.Context, c *Call, p HostGetThreadDiagnosticsParams) (string, error)
+	// SMDpDestroy: drops a storage attachment that was left behind.
 	SMDpDestroy(ctx context.Context, c *Call, p HostSMDpDestroyParams) error
+	// SyncVlans: makes the VLANs on the host that the master has.
 	SyncVlans(ctx context.Context, c *Call, p HostSyncVlansParams) error
+	// SyncTunnels: makes the tunnels on the host that the master has.
 	SyncTunnels(ctx context.Context, c *Call, p HostSyncTunnelsParams) error
+	// SyncPIFCurrentlyAttached: corrects which interfaces are up, from the bridges that exist.
 	SyncPIFCurrentlyAttached(ctx context.Context, c *Call, p HostSyncPIFCurrentlyAttachedParams) error
+	// MigrateReceive: prepares to receive a VM and returns the tokens to hand to migrate_send.
 	MigrateReceive(ctx context.Context, c *Call, p HostMigrateReceiveParams) (map[string]string, error)
+	// DeclareDead: states that the host is off, so that its VMs may be started elsewhere; wrong use loses data.
 	DeclareDead(ctx context.Context, c *Call, p HostDeclareDeadParams) error
+	// EnableDisplay: shows the console on the machine's screen after the next reboot; returns the new setting.
 	EnableDisplay(ctx context.Context, c *Call, p HostEnableDisplayParams) (xenapi.HostDisplay, error)
+	// DisableDisplay: hides the console from the machine's screen after the next reboot; returns the new setting.
 	DisableDisplay(ctx context.Context, c *Call, p HostDisableDisplayParams) (xenapi.HostDisplay, error)
+	// SetSSLLegacy: would allow old TLS versions; only false is accepted.
 	SetSSLLegacy(ctx context.Context, c *Call, p HostSetSSLLegacyParams) error
+	// ApplyGuestAgentConfig: hands the pool's guest agent settings to all guests on the host.
 	ApplyGuestAgentConfig(ctx context.Context, c *Call, p HostApplyGuestAgentConfigParams) error
+	// MxgpuVfSetup: creates the virtual functions of AMD GPUs.
 	MxgpuVfSetup(ctx context.Context, c *Call, p HostMxgpuVfSetupParams) error
+	// NvidiaVfSetup: creates or removes the virtual functions of an NVIDIA GPU.
 	NvidiaVfSetup(ctx context.Context, c *Call, p HostNvidiaVfSetupParams) error
+	// AllocateResourcesForVM: reserves memory and devices for a VM that is about to arrive.
 	AllocateResourcesForVM(ctx context.Context, c *Call, p HostAllocateResourcesForVMParams) error
+	// SetIscsiIqn: changes the iSCSI initiator name; not while iSCSI storage is attached.
 	SetIscsiIqn(ctx context.Context, c *Call, p HostSetIscsiIqnParams) error
+	// SetMultipathing: switches multipathing on or off; not while storage depends on it.
 	SetMultipathing(ctx context.Context, c *Call, p HostSetMultipathingParams) error
+	// WriteUefiCertificatesToDisk: writes the pool's Secure Boot certificates where the firmware reads them.
 	WriteUefiCertificatesToDisk(ctx context.Context, c *Call, p HostWriteUefiCertificatesToDiskParams) error
+	// SetUefiCertificates: sets the Secure Boot certificates; the pool's message replaces it.
 	SetUefiCertificates(ctx context.Context, c *Call, p HostSetUefiCertificatesParams) error
+	// NotifyAcceptNewPoolSecret: tells the host to accept a new pool secret beside the old one.
 	NotifyAcceptNewPoolSecret(ctx context.Context, c *Call, p HostNotifyAcceptNewPoolSecretParams) error
+	// NotifySendNewPoolSecret: tells the host to use the new pool secret from now on.
 	NotifySendNewPoolSecret(ctx context.Context, c *Call, p HostNotifySendNewPoolSecretParams) error
+	// CleanupPoolSecret: tells the host to forget the old pool secret.
 	CleanupPoolSecret(ctx context.Context, c *Call, p HostCleanupPoolSecretParams) error
+	// SetSchedGran: sets whether CPUs are scheduled singly, by core or by socket; effective after a reboot.
 	SetSchedGran(ctx context.Context, c *Call, p HostSetSchedGranParams) error
+	// GetSchedGran: returns whether CPUs are scheduled singly, by core or by socket.
 	GetSchedGran(ctx context.Context, c *Call, p HostGetSchedGranParams) (xenapi.HostSchedGran, error)
+	// SetNUMAAffinityPolicy: sets how strictly new VMs are kept on one NUMA node.
 	SetNUMAAffinityPolicy(ctx context.Context, c *Call, p HostSetNUMAAffinityPolicyParams) error
+	// EmergencyDisableTLSVerification: stops checking certificates on this host alone, to recover a broken pool.
 	EmergencyDisableTLSVerification(ctx context.Context, c *Call) error
+	// EmergencyReenableTLSVerification: checks certificates on this host again.
 	EmergencyReenableTLSVerification(ctx context.Context, c *Call) error
+	// CertDistribAtom: performs one step of handing certificates round the pool.
 	CertDistribAtom(ctx context.Context, c *Call, p HostCertDistribAtomParams) (string, error)
+	// ApplyUpdates: installs updates from the pool's repository and returns what must be done then.
 	ApplyUpdates(ctx context.Context, c *Call, p HostApplyUpdatesParams) ([][]string, error)
+	// RescanDrivers: looks again which driver variants the host has.
 	RescanDrivers(ctx context.Context, c *Call, p HostRescanDriversParams) error
+	// CopyPrimaryHostCerts: copies the master's trusted certificates to the host.
 	CopyPrimaryHostCerts(ctx context.Context, c *Call, p HostCopyPrimaryHostCertsParams) error
+	// SetHTTPSOnly: refuses plain HTTP from other machines, or allows it.
 	SetHTTPSOnly(ctx context.Context, c *Call, p HostSetHTTPSOnlyParams) error
 	ApplyRecommendedGuidances(ctx context.Context, c *Call, p HostApplyRecommendedGuidancesParams) error
+	// EmergencyClearMandatoryGuidance: drops pending steps that block the host, on this host alone.
 	EmergencyClearMandatoryGuidance(ctx context.Context, c *Call) error
+	// EnableSSH: switches the SSH server on, for ssh_enabled_timeout seconds if that is set.
 	EnableSSH(ctx context.Context, c *Call, p HostEnableSSHParams) error
+	// DisableSSH: switches the SSH server off.
 	DisableSSH(ctx context.Context, c *Call, p HostDisableSSHParams) error
+	// SetSSHEnabledTimeout: sets for how many seconds enabling SSH holds; 0 for ever.
 	SetSSHEnabledTimeout(ctx context.Context, c *Call, p HostSetSSHEnabledTimeoutParams) error
+	// SetConsoleIdleTimeout: sets after how many idle seconds a console is logged out; 0 for never.
 	SetConsoleIdleTimeout(ctx context.Context, c *Call, p HostSetConsoleIdleTimeoutParams) error
+	// SetSSHAutoMode: has SSH follow the health of the API, or not.
 	SetSSHAutoMode(ctx context.Context, c *Call, p HostSetSSHAutoModeParams) error
+	// GetTrackedUserAgents: returns which clients called lately, by user agent.
 	GetTrackedUserAgents(ctx context.Context, c *Call, p HostGetTrackedUserAgentsParams) (map[string]string, error)
+	// UpdateFirewalldServiceStatus: opens or closes firewall ports to fit the services in use.
 	UpdateFirewalldServiceStatus(ctx context.Context, c *Call) error
+	// SetMaxCstate: limits how deeply CPUs may sleep; empty lifts the limit.
 	SetMaxCstate(ctx context.Context, c *Call, p HostSetMaxCstateParams) error
+	// SetNTPMode: sets where the host gets its time servers from.
 	SetNTPMode(ctx context.Context, c *Call, p HostSetNTPModeParams) error
+	// SetNTPCustomServers: sets the time servers for mode Custom.
 	SetNTPCustomServers(ctx context.Context, c *Call, p HostSetNTPCustomServersParams) error
+	// GetNTPServersStatus: returns the state of each time server in use.
 	GetNTPServersStatus(ctx context.Context, c *Call, p HostGetNTPServersStatusParams) (map[string]string, error)
+	// SetTimezone: sets the time zone by its IANA name.
 	SetTimezone(ctx context.Context, c *Call, p HostSetTimezoneParams) error
+	// ListTimezones: lists the time zones that set_timezone takes.
 	ListTimezones(ctx context.Context, c *Call, p HostListTimezonesParams) ([]string, error)
+	// GetNTPSynchronized: answers whether the clock follows a time server.
 	GetNTPSynchronized(ctx context.Context, c *Call, p HostGetNTPSynchronizedParams) (bool, error)
+	// SetServertime: sets the host's clock; only while no time server is followed.
 	SetServertime(ctx context.Context, c *Call, p HostSetServertimeParams) error
 }
 

@@ -477,103 +477,198 @@ type PoolExchangeCrlsOnJoinParams struct {
 	Export []string
 }
 
-// Pool: the explicit messages of class pool.
+// Pool: the set of hosts under one master, with settings for all; there is exactly one.
 type Pool interface {
+	// Join: makes this host a member of the pool at the given address; its own VMs must be gone.
 	Join(ctx context.Context, c *Call, p PoolJoinParams) error
+	// JoinForce: joins a pool without the checks that can be waived.
 	JoinForce(ctx context.Context, c *Call, p PoolJoinForceParams) error
+	// Eject: removes a host from the pool, wipes its local storage and reboots it as a pool of one.
 	Eject(ctx context.Context, c *Call, p PoolEjectParams) error
+	// InitialAuth: hands the pool secret to a host that joins.
 	InitialAuth(ctx context.Context, c *Call) (string, error)
+	// ExchangeCertificatesOnJoin: trades host certificates with a host that joins.
 	ExchangeCertificatesOnJoin(ctx context.Context, c *Call, p PoolExchangeCertificatesOnJoinParams) (map[string]string, error)
+	// ExchangeCACertificatesOnJoin: trades CA certificates with a host that joins.
 	ExchangeCACertificatesOnJoin(ctx context.Context, c *Call, p PoolExchangeCACertificatesOnJoinParams) (map[string]string, error)
+	// EmergencyTransitionToMaster: makes this host the master when the old one is lost.
 	EmergencyTransitionToMaster(ctx context.Context, c *Call) error
+	// EmergencyResetMaster: tells this host, cut off, where the master is now.
 	EmergencyResetMaster(ctx context.Context, c *Call, p PoolEmergencyResetMasterParams) error
+	// RecoverSlaves: tells all hosts that this one is their master; returns those that were reached.
 	RecoverSlaves(ctx context.Context, c *Call) ([]xenapi.HostRef, error)
+	// Hello: lets a host announce itself to the master after a start.
 	Hello(ctx context.Context, c *Call, p PoolHelloParams) (xenapi.HelloReturn, error)
+	// IsSlave: answers whether the host considers itself a member and not the master.
 	IsSlave(ctx context.Context, c *Call, p PoolIsSlaveParams) (bool, error)
+	// CreateVLAN: adds a VLAN on a device of every host and returns the interfaces made.
 	CreateVLAN(ctx context.Context, c *Call, p PoolCreateVLANParams) ([]xenapi.PIFRef, error)
+	// ManagementReconfigure: moves management traffic of all hosts to another network.
 	ManagementReconfigure(ctx context.Context, c *Call, p PoolManagementReconfigureParams) error
+	// CreateVLANFromPIF: adds a VLAN on the like of this interface on every host; returns the interfaces made.
 	CreateVLANFromPIF(ctx context.Context, c *Call, p PoolCreateVLANFromPIFParams) ([]xenapi.PIFRef, error)
+	// EnableHA: switches HA on with state files on the given SRs.
 	EnableHA(ctx context.Context, c *Call, p PoolEnableHAParams) error
+	// DisableHA: switches HA off.
 	DisableHA(ctx context.Context, c *Call) error
+	// SyncDatabase: writes the database to all hosts now.
 	SyncDatabase(ctx context.Context, c *Call) error
+	// DesignateNewMaster: hands the role of master to another host that is well.
 	DesignateNewMaster(ctx context.Context, c *Call, p PoolDesignateNewMasterParams) error
+	// HAPreventRestartsFor: holds HA's restarts off for so many seconds.
 	HAPreventRestartsFor(ctx context.Context, c *Call, p PoolHAPreventRestartsForParams) error
+	// HAFailoverPlanExists: answers whether a plan exists for so many host failures.
 	HAFailoverPlanExists(ctx context.Context, c *Call, p PoolHAFailoverPlanExistsParams) (bool, error)
+	// HAComputeMaxHostFailuresToTolerate: returns how many host failures could be planned for now.
 	HAComputeMaxHostFailuresToTolerate(ctx context.Context, c *Call) (int64, error)
+	// HAComputeHypotheticalMaxHostFailuresToTolerate: returns the same for other restart priorities, given a VM.
 	HAComputeHypotheticalMaxHostFailuresToTolerate(ctx context.Context, c *Call, p PoolHAComputeHypotheticalMaxHostFailuresToTolerateParams) (int64, error)
+	// HAComputeVMFailoverPlan: returns where the given VMs would restart if the given hosts failed.
 	HAComputeVMFailoverPlan(ctx context.Context, c *Call, p PoolHAComputeVMFailoverPlanParams) (map[string]map[string]string, error)
+	// SetHAHostFailuresToTolerate: sets for how many host failures restarts are guaranteed.
 	SetHAHostFailuresToTolerate(ctx context.Context, c *Call, p PoolSetHAHostFailuresToTolerateParams) error
+	// CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 	CreateNewBlob(ctx context.Context, c *Call, p PoolCreateNewBlobParams) (xenapi.BlobRef, error)
+	// HASchedulePlanRecomputation: has the failover plan computed anew soon.
 	HASchedulePlanRecomputation(ctx context.Context, c *Call) error
+	// EnableBinaryStorage: starts writing blobs and statistics to disk on all hosts.
 	EnableBinaryStorage(ctx context.Context, c *Call) error
+	// DisableBinaryStorage: deletes blobs and statistics on all hosts and writes no more.
 	DisableBinaryStorage(ctx context.Context, c *Call) error
+	// EnableExternalAuth: joins all hosts to a directory, so that its users can log in.
 	EnableExternalAuth(ctx context.Context, c *Call, p PoolEnableExternalAuthParams) error
+	// DisableExternalAuth: takes all hosts out of the directory.
 	DisableExternalAuth(ctx context.Context, c *Call, p PoolDisableExternalAuthParams) error
+	// ExternalAuthSetLdaps: switches directory queries of all hosts to TLS or back.
 	ExternalAuthSetLdaps(ctx context.Context, c *Call, p PoolExternalAuthSetLdapsParams) error
+	// DetectNonhomogeneousExternalAuth: raises an alert if the hosts' directory settings differ.
 	DetectNonhomogeneousExternalAuth(ctx context.Context, c *Call, p PoolDetectNonhomogeneousExternalAuthParams) error
+	// InitializeWLB: connects the pool with a workload balancer.
 	InitializeWLB(ctx context.Context, c *Call, p PoolInitializeWLBParams) error
+	// DeconfigureWLB: disconnects the pool from its workload balancer.
 	DeconfigureWLB(ctx context.Context, c *Call) error
+	// SendWLBConfiguration: sends settings to the workload balancer.
 	SendWLBConfiguration(ctx context.Context, c *Call, p PoolSendWLBConfigurationParams) error
+	// RetrieveWLBConfiguration: returns the settings of the workload balancer.
 	RetrieveWLBConfiguration(ctx context.Context, c *Call) (map[string]string, error)
+	// RetrieveWLBRecommendations: returns the moves that the workload balancer advises.
 	RetrieveWLBRecommendations(ctx context.Context, c *Call) (map[string][]string, error)
+	// SendTestPost: posts a text to a host and port over TLS and returns the answer.
 	SendTestPost(ctx context.Context, c *Call, p PoolSendTestPostParams) (string, error)
+	// CertificateInstall: installs a CA certificate; install_trusted_certificate replaces it.
 	CertificateInstall(ctx context.Context, c *Call, p PoolCertificateInstallParams) error
+	// CertificateUninstall: removes a CA certificate; uninstall_trusted_certificate replaces it.
 	CertificateUninstall(ctx context.Context, c *Call, p PoolCertificateUninstallParams) error
+	// CertificateList: lists CA certificates by name; the Certificate objects replace it.
 	CertificateList(ctx context.Context, c *Call) ([]string, error)
+	// InstallCACertificate: installs a CA certificate on all hosts; install_trusted_certificate replaces it.
 	InstallCACertificate(ctx context.Context, c *Call, p PoolInstallCACertificateParams) error
+	// UninstallCACertificate: removes a CA certificate from all hosts; uninstall_trusted_certificate replaces it.
 	UninstallCACertificate(ctx context.Context, c *Call, p PoolUninstallCACertificateParams) error
+	// CRLInstall: installs a certificate revocation list on all hosts.
 	CRLInstall(ctx context.Context, c *Call, p PoolCRLInstallParams) error
+	// CRLUninstall: removes a certificate revocation list from all hosts.
 	CRLUninstall(ctx context.Context, c *Call, p PoolCRLUninstallParams) error
+	// CRLList: lists the names of the revocation lists.
 	CRLList(ctx context.Context, c *Call) ([]string, error)
+	// CertificateSync: brings certificates and revocation lists of all hosts in line with the master's.
 	CertificateSync(ctx context.Context, c *Call) error
+	// EnableTLSVerification: checks certificates between hosts from now on; can't be undone in normal use.
 	EnableTLSVerification(ctx context.Context, c *Call) error
+	// EnableRedoLog: starts writing database changes to a disk on the given SR.
 	EnableRedoLog(ctx context.Context, c *Call, p PoolEnableRedoLogParams) error
+	// DisableRedoLog: stops writing database changes to that disk.
 	DisableRedoLog(ctx context.Context, c *Call) error
+	// AuditLogAppend: adds a line to the audit log.
 	AuditLogAppend(ctx context.Context, c *Call, p PoolAuditLogAppendParams) error
+	// SetVswitchController: sets the OpenFlow controller; SDN_controller.introduce replaces it.
 	SetVswitchController(ctx context.Context, c *Call, p PoolSetVswitchControllerParams) error
+	// TestArchiveTarget: would test where a backup policy archives to; that feature is withdrawn.
 	TestArchiveTarget(ctx context.Context, c *Call, p PoolTestArchiveTargetParams) (string, error)
+	// EnableLocalStorageCaching: switches the local storage cache on at all hosts.
 	EnableLocalStorageCaching(ctx context.Context, c *Call, p PoolEnableLocalStorageCachingParams) error
+	// DisableLocalStorageCaching: switches the local storage cache off at all hosts.
 	DisableLocalStorageCaching(ctx context.Context, c *Call, p PoolDisableLocalStorageCachingParams) error
+	// GetLicenseState: returns the lowest edition of the hosts and the earliest expiry.
 	GetLicenseState(ctx context.Context, c *Call, p PoolGetLicenseStateParams) (map[string]string, error)
+	// ApplyEdition: switches all hosts to a licence edition.
 	ApplyEdition(ctx context.Context, c *Call, p PoolApplyEditionParams) error
 	EnableSSLLegacy(ctx context.Context, c *Call, p PoolEnableSSLLegacyParams) error
+	// DisableSSLLegacy: switches old TLS versions off on all hosts; they are off already.
 	DisableSSLLegacy(ctx context.Context, c *Call, p PoolDisableSSLLegacyParams) error
+	// SetIgmpSnoopingEnabled: switches IGMP snooping on or off for all bridges.
 	SetIgmpSnoopingEnabled(ctx context.Context, c *Call, p PoolSetIgmpSnoopingEnabledParams) error
+	// HasExtension: answers whether all hosts have an extension call of this name.
 	HasExtension(ctx context.Context, c *Call, p PoolHasExtensionParams) (bool, error)
+	// AddToGuestAgentConfig: adds a setting for the agents in all guests.
 	AddToGuestAgentConfig(ctx context.Context, c *Call, p PoolAddToGuestAgentConfigParams) error
+	// RemoveFromGuestAgentConfig: drops a setting for the agents in all guests.
 	RemoveFromGuestAgentConfig(ctx context.Context, c *Call, p PoolRemoveFromGuestAgentConfigParams) error
+	// RotateSecret: replaces the secret by which hosts trust each other; all must be reachable.
 	RotateSecret(ctx context.Context, c *Call) error
+	// SetRepositories: replaces the update repositories in use.
 	SetRepositories(ctx context.Context, c *Call, p PoolSetRepositoriesParams) error
+	// AddRepository: uses one more update repository.
 	AddRepository(ctx context.Context, c *Call, p PoolAddRepositoryParams) error
+	// RemoveRepository: no longer uses the update repository.
 	RemoveRepository(ctx context.Context, c *Call, p PoolRemoveRepositoryParams) error
+	// SyncUpdates: fetches updates from the repositories in use and returns a checksum of what is there.
 	SyncUpdates(ctx context.Context, c *Call, p PoolSyncUpdatesParams) (string, error)
+	// CheckUpdateReadiness: lists what keeps updates from being applied, as errors with parameters.
 	CheckUpdateReadiness(ctx context.Context, c *Call, p PoolCheckUpdateReadinessParams) ([][]string, error)
+	// EnableClientCertificateAuth: lets clients log in with a certificate that carries this name.
 	EnableClientCertificateAuth(ctx context.Context, c *Call, p PoolEnableClientCertificateAuthParams) error
+	// DisableClientCertificateAuth: no longer lets clients log in by certificate.
 	DisableClientCertificateAuth(ctx context.Context, c *Call, p PoolDisableClientCertificateAuthParams) error
+	// ConfigureRepositoryProxy: sets the HTTP proxy for update repositories.
 	ConfigureRepositoryProxy(ctx context.Context, c *Call, p PoolConfigureRepositoryProxyParams) error
+	// DisableRepositoryProxy: removes the proxy for update repositories.
 	DisableRepositoryProxy(ctx context.Context, c *Call, p PoolDisableRepositoryProxyParams) error
+	// SetUefiCertificates: sets the Secure Boot certificates for guests; set_custom_uefi_certificates replaces it.
 	SetUefiCertificates(ctx context.Context, c *Call, p PoolSetUefiCertificatesParams) error
+	// SetCustomUefiCertificates: sets own Secure Boot certificates for guests; empty goes back to the product's.
 	SetCustomUefiCertificates(ctx context.Context, c *Call, p PoolSetCustomUefiCertificatesParams) error
+	// SetHTTPSOnly: refuses plain HTTP on all hosts, or allows it.
 	SetHTTPSOnly(ctx context.Context, c *Call, p PoolSetHTTPSOnlyParams) error
+	// SetTelemetryNextCollection: sets when telemetry is collected next.
 	SetTelemetryNextCollection(ctx context.Context, c *Call, p PoolSetTelemetryNextCollectionParams) error
+	// ResetTelemetryUUID: gives the pool a new identity in telemetry.
 	ResetTelemetryUUID(ctx context.Context, c *Call, p PoolResetTelemetryUUIDParams) error
+	// ConfigureUpdateSync: sets when updates are synchronized; the day counts for weekly only.
 	ConfigureUpdateSync(ctx context.Context, c *Call, p PoolConfigureUpdateSyncParams) error
+	// SetUpdateSyncEnabled: synchronizes updates on schedule, or no longer.
 	SetUpdateSyncEnabled(ctx context.Context, c *Call, p PoolSetUpdateSyncEnabledParams) error
+	// SetLocalAuthMaxThreads: sets how many local logins are checked at the same time.
 	SetLocalAuthMaxThreads(ctx context.Context, c *Call, p PoolSetLocalAuthMaxThreadsParams) error
+	// SetExtAuthMaxThreads: sets how many directory logins are checked at the same time.
 	SetExtAuthMaxThreads(ctx context.Context, c *Call, p PoolSetExtAuthMaxThreadsParams) error
+	// SetExtAuthCacheEnabled: remembers directory logins for a while, or no longer.
 	SetExtAuthCacheEnabled(ctx context.Context, c *Call, p PoolSetExtAuthCacheEnabledParams) error
+	// SetExtAuthCacheSize: sets how many directory logins are remembered.
 	SetExtAuthCacheSize(ctx context.Context, c *Call, p PoolSetExtAuthCacheSizeParams) error
+	// SetExtAuthCacheExpiry: sets for how many seconds a directory login is remembered.
 	SetExtAuthCacheExpiry(ctx context.Context, c *Call, p PoolSetExtAuthCacheExpiryParams) error
+	// GetGuestSecurebootReadiness: reports whether the certificates for guests' Secure Boot are complete.
 	GetGuestSecurebootReadiness(ctx context.Context, c *Call, p PoolGetGuestSecurebootReadinessParams) (xenapi.PoolGuestSecurebootReadiness, error)
+	// EnableSSH: switches the SSH server on at all hosts.
 	EnableSSH(ctx context.Context, c *Call, p PoolEnableSSHParams) error
+	// DisableSSH: switches the SSH server off at all hosts.
 	DisableSSH(ctx context.Context, c *Call, p PoolDisableSSHParams) error
+	// SetSSHEnabledTimeout: sets for how many seconds enabling SSH holds on all hosts; 0 for ever.
 	SetSSHEnabledTimeout(ctx context.Context, c *Call, p PoolSetSSHEnabledTimeoutParams) error
+	// SetConsoleIdleTimeout: sets after how many idle seconds host consoles are logged out; 0 for never.
 	SetConsoleIdleTimeout(ctx context.Context, c *Call, p PoolSetConsoleIdleTimeoutParams) error
+	// SetSSHAutoMode: has SSH follow the health of the API on all hosts, or not.
 	SetSSHAutoMode(ctx context.Context, c *Call, p PoolSetSSHAutoModeParams) error
+	// InstallTrustedCertificate: installs a certificate to trust on all hosts, as a CA or pinned.
 	InstallTrustedCertificate(ctx context.Context, c *Call, p PoolInstallTrustedCertificateParams) error
+	// UninstallTrustedCertificate: no longer trusts the certificate, on all hosts.
 	UninstallTrustedCertificate(ctx context.Context, c *Call, p PoolUninstallTrustedCertificateParams) error
+	// SyncTrustedCertificatesFrom: copies the certificates that another pool trusts and returns those added.
 	SyncTrustedCertificatesFrom(ctx context.Context, c *Call, p PoolSyncTrustedCertificatesFromParams) ([]xenapi.CertificateRef, error)
+	// ExchangeTrustedCertificatesOnJoin: trades trusted certificates with a host that joins.
 	ExchangeTrustedCertificatesOnJoin(ctx context.Context, c *Call, p PoolExchangeTrustedCertificatesOnJoinParams) (map[string][]string, error)
+	// ExchangeCrlsOnJoin: trades revocation lists with a host that joins.
 	ExchangeCrlsOnJoin(ctx context.Context, c *Call, p PoolExchangeCrlsOnJoinParams) (map[string]string, error)
 }
 
