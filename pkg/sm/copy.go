@@ -107,16 +107,16 @@ func CopyData(ctx context.Context, dst, src Blob, empty bool, progress func(done
 		}
 		start, end, err := nextData(src, off)
 		if err == io.EOF {
-			start, end = total, total
-		} else if err != nil {
-			return err
+			start, end, err = total, total, nil
 		}
-		if start > off && empty {
-			off = start
-		} else if start > off {
-			off, err = c.zeros(off, start)
-		} else {
+		switch {
+		case err != nil:
+		case start == off:
 			off, err = c.data(off, end)
+		case empty:
+			off = start
+		default:
+			off, err = c.zeros(off, start)
 		}
 		if err != nil {
 			return err

@@ -34,6 +34,12 @@ func (b *imageBlob) WriteAt(p []byte, off int64) (int, error) {
 	return n, ioError(err)
 }
 
+// NextData finds data, with the storage layer's errors.
+func (b *imageBlob) NextData(off int64) (start, end int64, err error) {
+	start, end, err = b.Image.NextData(off)
+	return start, end, ioError(err)
+}
+
 // Sync syncs, with the storage layer's errors.
 func (b *imageBlob) Sync() error { return ioError(b.Image.Sync()) }
 

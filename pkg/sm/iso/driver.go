@@ -59,10 +59,10 @@ func location(spec sm.Spec) (string, error) {
 	return sm.CheckLocation(path)
 }
 
-func open(path string) (*os.Root, error) {
+func open(path string, otherwise sm.Code) (*os.Root, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
-		return nil, sm.Failure(sm.CodeISOPath, "", err)
+		return nil, sm.Failure(otherwise, "", err)
 	}
 	return root, nil
 }
@@ -76,7 +76,7 @@ func (d *Driver) Create(ctx context.Context, spec sm.Spec, _ int64) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	root, err := open(path)
+	root, err := open(path, sm.CodeISOPath)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (d *Driver) Attach(ctx context.Context, spec sm.Spec) (sm.SR, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	root, err := open(path)
+	root, err := open(path, sm.CodeSRGone)
 	if err != nil {
 		return nil, err
 	}
