@@ -8,7 +8,7 @@ type AuthRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (AuthRef) Of() *Auth { return nil }
 
-// Auth: the record of class auth.
+// Auth: asks the directory about users and groups.
 type Auth struct {
 }
 

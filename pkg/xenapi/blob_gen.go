@@ -10,15 +10,15 @@ type BlobRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (BlobRef) Of() *Blob { return nil }
 
-// Blob: the record of class blob.
+// Blob: binary data attached to another object, read and written over HTTP.
 type Blob struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	Size            int64
-	Public          bool
-	LastUpdated     time.Time
-	MimeType        string
+	UUID            string    // permanent identity; names the data on disk.
+	NameLabel       string    // name under which it is attached.
+	NameDescription string    // free text for people.
+	Size            int64     // bytes stored.
+	Public          bool      // may be read without a session.
+	LastUpdated     time.Time // when the data was last written, UTC.
+	MimeType        string    // media type of the data, such as application/octet-stream.
 }
 
 // NewBlob makes a record with every field at its default.

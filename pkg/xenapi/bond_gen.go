@@ -8,17 +8,17 @@ type BondRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (BondRef) Of() *Bond { return nil }
 
-// Bond: the record of class Bond.
+// Bond: several network ports of a host that act as one.
 type Bond struct {
-	UUID          string
-	Master        PIFRef
-	Slaves        []PIFRef
-	OtherConfig   map[string]string
-	PrimarySlave  PIFRef
-	Mode          BondMode
-	Properties    map[string]string
-	LinksUp       int64
-	AutoUpdateMAC bool
+	UUID          string            // permanent identity.
+	Master        PIFRef            // interface that the bond appears as.
+	Slaves        []PIFRef          // interfaces that are its members.
+	OtherConfig   map[string]string // free key-value data of clients.
+	PrimarySlave  PIFRef            // member whose address and settings the bond took over, and gives back.
+	Mode          BondMode          // how traffic is spread: balance-slb, active-backup or lacp.
+	Properties    map[string]string // settings of the mode, such as hashing_algorithm.
+	LinksUp       int64             // members whose link is up.
+	AutoUpdateMAC bool              // the bond's address follows its primary member.
 }
 
 // NewBond makes a record with every field at its default.

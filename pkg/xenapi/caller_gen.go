@@ -10,17 +10,17 @@ type CallerRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (CallerRef) Of() *Caller { return nil }
 
-// Caller: the record of class Caller.
+// Caller: a client that makes calls, as seen by its user agent and address.
 type Caller struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	UserAgent       string
-	ClientIP        string
-	LastAccess      time.Time
-	Groups          []string
-	RateLimit       RateLimitRef
-	AutoRegistered  bool
+	UUID            string       // permanent identity.
+	NameLabel       string       // what people call it; need not be unique.
+	NameDescription string       // free text for people.
+	UserAgent       string       // user agent that it sends; empty matches any.
+	ClientIP        string       // address that it calls from; empty matches any.
+	LastAccess      time.Time    // when it last made a call, UTC.
+	Groups          []string     // names of groups that its calls are counted in.
+	RateLimit       RateLimitRef // limit that it is held to; null for none.
+	AutoRegistered  bool         // it was recorded when it first called, not by an administrator.
 }
 
 // NewCaller makes a record with every field at its default.

@@ -10,18 +10,18 @@ type CertificateRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (CertificateRef) Of() *Certificate { return nil }
 
-// Certificate: the record of class Certificate.
+// Certificate: a TLS certificate that is installed in the pool.
 type Certificate struct {
-	UUID              string
-	Name              string
-	Type              CertificateType
-	Host              HostRef
-	NotBefore         time.Time
-	NotAfter          time.Time
-	Fingerprint       string
-	FingerprintSha256 string
-	FingerprintSha1   string
-	Purpose           []CertificatePurpose
+	UUID              string               // permanent identity.
+	Name              string               // name of a CA or pinned certificate; empty for those of hosts.
+	Type              CertificateType      // whether it identifies a host, is used inside the pool, or is trusted as a CA or pinned.
+	Host              HostRef              // host that it identifies; null for trusted ones.
+	NotBefore         time.Time            // start of its validity, UTC.
+	NotAfter          time.Time            // end of its validity, UTC.
+	Fingerprint       string               // SHA-256 fingerprint; fingerprint_sha256 replaces it.
+	FingerprintSha256 string               // SHA-256 fingerprint, hex with colons.
+	FingerprintSha1   string               // SHA-1 fingerprint, hex with colons.
+	Purpose           []CertificatePurpose // what a trusted certificate may be used for; empty for everything.
 }
 
 // NewCertificate makes a record with every field at its default.

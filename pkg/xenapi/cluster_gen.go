@@ -8,25 +8,25 @@ type ClusterRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (ClusterRef) Of() *Cluster { return nil }
 
-// Cluster: the record of class Cluster.
+// Cluster: the cluster stack that shared file systems and HA can rely on; one a pool at most.
 type Cluster struct {
-	UUID                    string
-	ClusterHosts            []ClusterHostRef
-	PendingForget           []string
-	ClusterToken            string
-	ClusterStack            string
-	ClusterStackVersion     int64
-	IsQuorate               bool
-	Quorum                  int64
-	LiveHosts               int64
-	ExpectedHosts           int64
-	AllowedOperations       []ClusterOperation
-	CurrentOperations       map[string]string
-	PoolAutoJoin            bool
-	TokenTimeout            float64
-	TokenTimeoutCoefficient float64
-	ClusterConfig           map[string]string
-	OtherConfig             map[string]string
+	UUID                    string             // permanent identity.
+	ClusterHosts            []ClusterHostRef   // its members.
+	PendingForget           []string           // addresses of hosts that are removed as soon as possible.
+	ClusterToken            string             // secret by which the members know each other.
+	ClusterStack            string             // cluster software: corosync.
+	ClusterStackVersion     int64              // version of the cluster software's protocol.
+	IsQuorate               bool               // enough members are live to go on.
+	Quorum                  int64              // live members that are needed to go on.
+	LiveHosts               int64              // members that are live now.
+	ExpectedHosts           int64              // members that should be live.
+	AllowedOperations       []ClusterOperation // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations       map[string]string  // operations under way, by the task that runs each.
+	PoolAutoJoin            bool               // hosts that join the pool join the cluster too.
+	TokenTimeout            float64            // seconds without an answer after which a member counts as lost.
+	TokenTimeoutCoefficient float64            // seconds added to that for each member beyond two.
+	ClusterConfig           map[string]string  // settings of the cluster software, by key.
+	OtherConfig             map[string]string  // free key-value data of clients.
 }
 
 // NewCluster makes a record with every field at its default.

@@ -10,19 +10,19 @@ type ClusterHostRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (ClusterHostRef) Of() *ClusterHost { return nil }
 
-// ClusterHost: the record of class Cluster_host.
+// ClusterHost: a host's membership in the cluster.
 type ClusterHost struct {
-	UUID              string
-	Cluster           ClusterRef
-	Host              HostRef
-	Enabled           bool
-	PIF               PIFRef
-	Joined            bool
-	Live              bool
-	LastUpdateLive    time.Time
-	AllowedOperations []ClusterHostOperation
-	CurrentOperations map[string]string
-	OtherConfig       map[string]string
+	UUID              string                 // permanent identity.
+	Cluster           ClusterRef             // cluster that it is a member of.
+	Host              HostRef                // host that is the member.
+	Enabled           bool                   // the cluster software is meant to run on the host.
+	PIF               PIFRef                 // interface that it talks over.
+	Joined            bool                   // the host has joined and not left since.
+	Live              bool                   // the cluster software sees the host.
+	LastUpdateLive    time.Time              // when live was last refreshed, UTC.
+	AllowedOperations []ClusterHostOperation // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations map[string]string      // operations under way, by the task that runs each.
+	OtherConfig       map[string]string      // free key-value data of clients.
 }
 
 // NewClusterHost makes a record with every field at its default.

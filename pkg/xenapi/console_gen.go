@@ -8,14 +8,14 @@ type ConsoleRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (ConsoleRef) Of() *Console { return nil }
 
-// Console: the record of class console.
+// Console: a way to a VM's screen or serial line while it runs.
 type Console struct {
-	UUID        string
-	Protocol    ConsoleProtocol
-	Location    string
-	VM          VMRef
-	OtherConfig map[string]string
-	Port        int64
+	UUID        string            // permanent identity.
+	Protocol    ConsoleProtocol   // what is spoken: vt100 for a serial line, rfb for VNC, rdp.
+	Location    string            // URL to open, by HTTP CONNECT or WebSocket with a session.
+	VM          VMRef             // the VM shown.
+	OtherConfig map[string]string // free key-value data of clients.
+	Port        int64             // TCP port on the host's own loopback address.
 }
 
 // NewConsole makes a record with every field at its default.

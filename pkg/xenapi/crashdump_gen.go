@@ -8,12 +8,12 @@ type CrashdumpRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (CrashdumpRef) Of() *Crashdump { return nil }
 
-// Crashdump: the record of class crashdump.
+// Crashdump: a dump of a VM's memory, written when it crashed.
 type Crashdump struct {
-	UUID        string
-	VM          VMRef
-	VDI         VDIRef
-	OtherConfig map[string]string
+	UUID        string            // permanent identity.
+	VM          VMRef             // the VM that crashed.
+	VDI         VDIRef            // disk that holds the dump.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewCrashdump makes a record with every field at its default.

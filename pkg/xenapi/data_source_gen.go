@@ -8,16 +8,16 @@ type DataSourceRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (DataSourceRef) Of() *DataSource { return nil }
 
-// DataSource: the record of class data_source.
+// DataSource: a statistic that is or can be recorded about a VM, host or SR.
 type DataSource struct {
-	NameLabel       string
-	NameDescription string
-	Enabled         bool
-	Standard        bool
-	Units           string
-	Min             float64
-	Max             float64
-	Value           float64
+	NameLabel       string  // name of the statistic, such as cpu0 or memory.
+	NameDescription string  // what it measures.
+	Enabled         bool    // it is being recorded.
+	Standard        bool    // it is recorded unless switched off.
+	Units           string  // unit of the values, such as B/s.
+	Min             float64 // least value that it can take.
+	Max             float64 // largest value that it can take.
+	Value           float64 // latest value.
 }
 
 // NewDataSource makes a record with every field at its default.

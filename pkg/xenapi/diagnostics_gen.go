@@ -8,7 +8,7 @@ type DiagnosticsRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (DiagnosticsRef) Of() *Diagnostics { return nil }
 
-// Diagnostics: the record of class Diagnostics.
+// Diagnostics: looks into a running server, for its developers.
 type Diagnostics struct {
 }
 

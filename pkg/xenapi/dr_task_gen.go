@@ -8,10 +8,10 @@ type DRTaskRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (DRTaskRef) Of() *DRTask { return nil }
 
-// DRTask: the record of class DR_task.
+// DRTask: SRs of another site attached to recover VMs from.
 type DRTask struct {
-	UUID          string
-	IntroducedSRs []SRRef
+	UUID          string  // permanent identity.
+	IntroducedSRs []SRRef // SRs that it attached.
 }
 
 // NewDRTask makes a record with every field at its default.

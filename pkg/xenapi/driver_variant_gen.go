@@ -8,15 +8,15 @@ type DriverVariantRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (DriverVariantRef) Of() *DriverVariant { return nil }
 
-// DriverVariant: the record of class Driver_variant.
+// DriverVariant: a version of a driver that a host could use.
 type DriverVariant struct {
-	UUID            string
-	Name            string
-	Driver          HostDriverRef
-	Version         string
-	HardwarePresent bool
-	Priority        float64
-	Status          string
+	UUID            string        // permanent identity.
+	Name            string        // name of the variant.
+	Driver          HostDriverRef // driver that it is a variant of.
+	Version         string        // version of the driver in it.
+	HardwarePresent bool          // hardware that it drives is in the host.
+	Priority        float64       // which one is preferred if none is selected; the largest.
+	Status          string        // how far it can be relied on, such as production.
 }
 
 // NewDriverVariant makes a record with every field at its default.

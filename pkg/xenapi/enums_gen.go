@@ -2,7 +2,7 @@
 
 package xenapi
 
-// AfterApplyGuidance: the enum after_apply_guidance.
+// AfterApplyGuidance: what to do after an old-style patch was applied.
 type AfterApplyGuidance string
 
 // The members of after_apply_guidance.
@@ -13,7 +13,7 @@ const (
 	AfterApplyGuidanceRestartXAPI AfterApplyGuidance = "restartXAPI"
 )
 
-// AllocationAlgorithm: the enum allocation_algorithm.
+// AllocationAlgorithm: how virtual GPUs are spread over the physical ones of a group.
 type AllocationAlgorithm string
 
 // The members of allocation_algorithm.
@@ -22,7 +22,7 @@ const (
 	AllocationAlgorithmDepthFirst   AllocationAlgorithm = "depth_first"
 )
 
-// BondMode: the enum bond_mode.
+// BondMode: how a bond spreads traffic over its members.
 type BondMode string
 
 // The members of bond_mode.
@@ -32,7 +32,7 @@ const (
 	BondModeLacp         BondMode = "lacp"
 )
 
-// CertificatePurpose: the enum certificate_purpose.
+// CertificatePurpose: what a trusted certificate may be used for.
 type CertificatePurpose string
 
 // The members of certificate_purpose.
@@ -41,7 +41,7 @@ const (
 	CertificatePurposeLdaps     CertificatePurpose = "ldaps"
 )
 
-// CertificateType: the enum certificate_type.
+// CertificateType: what a certificate is there for.
 type CertificateType string
 
 // The members of certificate_type.
@@ -52,7 +52,7 @@ const (
 	CertificateTypePinned       CertificateType = "pinned"
 )
 
-// Cls: the enum cls.
+// Cls: classes of objects that an alert can be about.
 type Cls string
 
 // The members of cls.
@@ -68,7 +68,7 @@ const (
 	ClsCertificate Cls = "Certificate"
 )
 
-// ClusterHostOperation: the enum cluster_host_operation.
+// ClusterHostOperation: operations on a membership in the cluster.
 type ClusterHostOperation string
 
 // The members of cluster_host_operation.
@@ -78,7 +78,7 @@ const (
 	ClusterHostOperationDestroy ClusterHostOperation = "destroy"
 )
 
-// ClusterOperation: the enum cluster_operation.
+// ClusterOperation: operations on the cluster.
 type ClusterOperation string
 
 // The members of cluster_operation.
@@ -90,7 +90,7 @@ const (
 	ClusterOperationDestroy ClusterOperation = "destroy"
 )
 
-// ConsoleProtocol: the enum console_protocol.
+// ConsoleProtocol: what is spoken on a console.
 type ConsoleProtocol string
 
 // The members of console_protocol.
@@ -100,7 +100,7 @@ const (
 	ConsoleProtocolRdp   ConsoleProtocol = "rdp"
 )
 
-// DomainType: the enum domain_type.
+// DomainType: virtualization modes of a VM.
 type DomainType string
 
 // The members of domain_type.
@@ -112,7 +112,7 @@ const (
 	DomainTypeUnspecified DomainType = "unspecified"
 )
 
-// EventOperation: the enum event_operation.
+// EventOperation: what happened to an object.
 type EventOperation string
 
 // The members of event_operation.
@@ -122,7 +122,7 @@ const (
 	EventOperationMod EventOperation = "mod"
 )
 
-// HelloReturn: the enum hello_return.
+// HelloReturn: the master's answer to a host that announces itself.
 type HelloReturn string
 
 // The members of hello_return.
@@ -132,7 +132,7 @@ const (
 	HelloReturnCannotTalkBack HelloReturn = "cannot_talk_back"
 )
 
-// HostAllowedOperations: the enum host_allowed_operations.
+// HostAllowedOperations: operations on a host.
 type HostAllowedOperations string
 
 // The members of host_allowed_operations.
@@ -149,7 +149,7 @@ const (
 	HostAllowedOperationsEnable       HostAllowedOperations = "enable"
 )
 
-// HostDisplay: the enum host_display.
+// HostDisplay: whether a host's own screen shows its console, now and after a reboot.
 type HostDisplay string
 
 // The members of host_display.
@@ -160,7 +160,7 @@ const (
 	HostDisplayEnableOnReboot  HostDisplay = "enable_on_reboot"
 )
 
-// HostNTPMode: the enum host_ntp_mode.
+// HostNTPMode: where a host's time servers come from.
 type HostNTPMode string
 
 // The members of host_ntp_mode.
@@ -171,7 +171,7 @@ const (
 	HostNTPModeDisabled HostNTPMode = "Disabled"
 )
 
-// HostNUMAAffinityPolicy: the enum host_numa_affinity_policy.
+// HostNUMAAffinityPolicy: how strictly VMs are kept on one NUMA node.
 type HostNUMAAffinityPolicy string
 
 // The members of host_numa_affinity_policy.
@@ -181,7 +181,7 @@ const (
 	HostNUMAAffinityPolicyDefaultPolicy HostNUMAAffinityPolicy = "default_policy"
 )
 
-// HostSchedGran: the enum host_sched_gran.
+// HostSchedGran: the unit in which CPUs are scheduled.
 type HostSchedGran string
 
 // The members of host_sched_gran.
@@ -191,7 +191,7 @@ const (
 	HostSchedGranSocket HostSchedGran = "socket"
 )
 
-// ImageFormatType: the enum image_format_type.
+// ImageFormatType: formats of disk images.
 type ImageFormatType string
 
 // The members of image_format_type.
@@ -201,7 +201,7 @@ const (
 	ImageFormatTypeQcow2 ImageFormatType = "qcow2"
 )
 
-// IPConfigurationMode: the enum ip_configuration_mode.
+// IPConfigurationMode: how a host interface gets its IPv4 address.
 type IPConfigurationMode string
 
 // The members of ip_configuration_mode.
@@ -211,7 +211,7 @@ const (
 	IPConfigurationModeStatic IPConfigurationMode = "Static"
 )
 
-// IPv6ConfigurationMode: the enum ipv6_configuration_mode.
+// IPv6ConfigurationMode: how a host interface gets its IPv6 addresses.
 type IPv6ConfigurationMode string
 
 // The members of ipv6_configuration_mode.
@@ -222,7 +222,7 @@ const (
 	IPv6ConfigurationModeAutoconf IPv6ConfigurationMode = "Autoconf"
 )
 
-// LatestSyncedUpdatesAppliedState: the enum latest_synced_updates_applied_state.
+// LatestSyncedUpdatesAppliedState: whether a host has all synchronized updates.
 type LatestSyncedUpdatesAppliedState string
 
 // The members of latest_synced_updates_applied_state.
@@ -232,7 +232,7 @@ const (
 	LatestSyncedUpdatesAppliedStateUnknown LatestSyncedUpdatesAppliedState = "unknown"
 )
 
-// LivepatchStatus: the enum livepatch_status.
+// LivepatchStatus: what an update can do without a reboot.
 type LivepatchStatus string
 
 // The members of livepatch_status.
@@ -242,7 +242,7 @@ const (
 	LivepatchStatusOk                    LivepatchStatus = "ok"
 )
 
-// NetworkDefaultLockingMode: the enum network_default_locking_mode.
+// NetworkDefaultLockingMode: how interfaces on a network are filtered by default.
 type NetworkDefaultLockingMode string
 
 // The members of network_default_locking_mode.
@@ -251,7 +251,7 @@ const (
 	NetworkDefaultLockingModeDisabled NetworkDefaultLockingMode = "disabled"
 )
 
-// NetworkOperations: the enum network_operations.
+// NetworkOperations: operations on a network.
 type NetworkOperations string
 
 // The members of network_operations.
@@ -259,7 +259,7 @@ const (
 	NetworkOperationsAttaching NetworkOperations = "attaching"
 )
 
-// NetworkPurpose: the enum network_purpose.
+// NetworkPurpose: special uses of a network.
 type NetworkPurpose string
 
 // The members of network_purpose.
@@ -268,7 +268,7 @@ const (
 	NetworkPurposeInsecureNBD NetworkPurpose = "insecure_nbd"
 )
 
-// OnBoot: the enum on_boot.
+// OnBoot: whether a disk keeps its contents over a VM start.
 type OnBoot string
 
 // The members of on_boot.
@@ -277,7 +277,7 @@ const (
 	OnBootPersist OnBoot = "persist"
 )
 
-// OnCrashBehaviour: the enum on_crash_behaviour.
+// OnCrashBehaviour: what happens after a guest crashed.
 type OnCrashBehaviour string
 
 // The members of on_crash_behaviour.
@@ -290,7 +290,7 @@ const (
 	OnCrashBehaviourRenameRestart      OnCrashBehaviour = "rename_restart"
 )
 
-// OnNormalExit: the enum on_normal_exit.
+// OnNormalExit: what happens after a guest powered off or rebooted.
 type OnNormalExit string
 
 // The members of on_normal_exit.
@@ -299,7 +299,7 @@ const (
 	OnNormalExitRestart OnNormalExit = "restart"
 )
 
-// OnSoftrebootBehavior: the enum on_softreboot_behavior.
+// OnSoftrebootBehavior: what happens after a guest asked for a soft reboot.
 type OnSoftrebootBehavior string
 
 // The members of on_softreboot_behavior.
@@ -310,7 +310,7 @@ const (
 	OnSoftrebootBehaviorPreserve   OnSoftrebootBehavior = "preserve"
 )
 
-// Origin: the enum origin.
+// Origin: kinds of update repository.
 type Origin string
 
 // The members of origin.
@@ -320,7 +320,7 @@ const (
 	OriginRemotePool Origin = "remote_pool"
 )
 
-// PCIDom0Access: the enum pci_dom0_access.
+// PCIDom0Access: whether dom0 uses a device, now and after a reboot.
 type PCIDom0Access string
 
 // The members of pci_dom0_access.
@@ -331,7 +331,7 @@ const (
 	PCIDom0AccessEnableOnReboot  PCIDom0Access = "enable_on_reboot"
 )
 
-// PersistenceBackend: the enum persistence_backend.
+// PersistenceBackend: where a virtual TPM keeps its contents.
 type PersistenceBackend string
 
 // The members of persistence_backend.
@@ -339,7 +339,7 @@ const (
 	PersistenceBackendXAPI PersistenceBackend = "xapi"
 )
 
-// PIFIgmpStatus: the enum pif_igmp_status.
+// PIFIgmpStatus: whether IGMP snooping works on an interface's bridge.
 type PIFIgmpStatus string
 
 // The members of pif_igmp_status.
@@ -349,7 +349,7 @@ const (
 	PIFIgmpStatusUnknown  PIFIgmpStatus = "unknown"
 )
 
-// PlacementPolicy: the enum placement_policy.
+// PlacementPolicy: how the VMs of a group are placed on hosts.
 type PlacementPolicy string
 
 // The members of placement_policy.
@@ -358,7 +358,7 @@ const (
 	PlacementPolicyNormal       PlacementPolicy = "normal"
 )
 
-// PoolAllowedOperations: the enum pool_allowed_operations.
+// PoolAllowedOperations: operations on the pool.
 type PoolAllowedOperations string
 
 // The members of pool_allowed_operations.
@@ -381,7 +381,7 @@ const (
 	PoolAllowedOperationsExchangeCrlsOnJoin           PoolAllowedOperations = "exchange_crls_on_join"
 )
 
-// PoolGuestSecurebootReadiness: the enum pool_guest_secureboot_readiness.
+// PoolGuestSecurebootReadiness: whether the pool's certificates for guests' Secure Boot are complete.
 type PoolGuestSecurebootReadiness string
 
 // The members of pool_guest_secureboot_readiness.
@@ -391,7 +391,7 @@ const (
 	PoolGuestSecurebootReadinessNotReady   PoolGuestSecurebootReadiness = "not_ready"
 )
 
-// PrimaryAddressType: the enum primary_address_type.
+// PrimaryAddressType: address family of management traffic.
 type PrimaryAddressType string
 
 // The members of primary_address_type.
@@ -400,7 +400,7 @@ const (
 	PrimaryAddressTypeIPv6 PrimaryAddressType = "IPv6"
 )
 
-// PVSProxyStatus: the enum pvs_proxy_status.
+// PVSProxyStatus: whether a PVS cache works, or why not.
 type PVSProxyStatus string
 
 // The members of pvs_proxy_status.
@@ -412,7 +412,7 @@ const (
 	PVSProxyStatusIncompatibleProtocolVersion PVSProxyStatus = "incompatible_protocol_version"
 )
 
-// SDNControllerProtocol: the enum sdn_controller_protocol.
+// SDNControllerProtocol: who connects: the host to the controller (ssl) or the other way (pssl).
 type SDNControllerProtocol string
 
 // The members of sdn_controller_protocol.
@@ -421,7 +421,7 @@ const (
 	SDNControllerProtocolPssl SDNControllerProtocol = "pssl"
 )
 
-// SRHealth: the enum sr_health.
+// SRHealth: how well a storage repository is.
 type SRHealth string
 
 // The members of sr_health.
@@ -432,7 +432,7 @@ const (
 	SRHealthUnavailable SRHealth = "unavailable"
 )
 
-// SriovConfigurationMode: the enum sriov_configuration_mode.
+// SriovConfigurationMode: how a driver was told to offer SR-IOV functions.
 type SriovConfigurationMode string
 
 // The members of sriov_configuration_mode.
@@ -443,7 +443,7 @@ const (
 	SriovConfigurationModeUnknown  SriovConfigurationMode = "unknown"
 )
 
-// StorageOperations: the enum storage_operations.
+// StorageOperations: operations on an SR.
 type StorageOperations string
 
 // The members of storage_operations.
@@ -478,7 +478,7 @@ const (
 	StorageOperationsPBDDestroy           StorageOperations = "pbd_destroy"
 )
 
-// TaskAllowedOperations: the enum task_allowed_operations.
+// TaskAllowedOperations: operations on a task.
 type TaskAllowedOperations string
 
 // The members of task_allowed_operations.
@@ -487,7 +487,7 @@ const (
 	TaskAllowedOperationsDestroy TaskAllowedOperations = "destroy"
 )
 
-// TaskStatusType: the enum task_status_type.
+// TaskStatusType: how far a task is.
 type TaskStatusType string
 
 // The members of task_status_type.
@@ -499,7 +499,7 @@ const (
 	TaskStatusTypeCancelled  TaskStatusType = "cancelled"
 )
 
-// TelemetryFrequency: the enum telemetry_frequency.
+// TelemetryFrequency: how often telemetry is collected.
 type TelemetryFrequency string
 
 // The members of telemetry_frequency.
@@ -509,7 +509,7 @@ const (
 	TelemetryFrequencyMonthly TelemetryFrequency = "monthly"
 )
 
-// TristateType: the enum tristate_type.
+// TristateType: yes, no, or not known.
 type TristateType string
 
 // The members of tristate_type.
@@ -519,7 +519,7 @@ const (
 	TristateTypeUnspecified TristateType = "unspecified"
 )
 
-// TunnelProtocol: the enum tunnel_protocol.
+// TunnelProtocol: encapsulations of a tunnel.
 type TunnelProtocol string
 
 // The members of tunnel_protocol.
@@ -528,7 +528,7 @@ const (
 	TunnelProtocolVxlan TunnelProtocol = "vxlan"
 )
 
-// UpdateAfterApplyGuidance: the enum update_after_apply_guidance.
+// UpdateAfterApplyGuidance: what to do after an update package was applied.
 type UpdateAfterApplyGuidance string
 
 // The members of update_after_apply_guidance.
@@ -539,7 +539,7 @@ const (
 	UpdateAfterApplyGuidanceRestartXAPI UpdateAfterApplyGuidance = "restartXAPI"
 )
 
-// UpdateGuidances: the enum update_guidances.
+// UpdateGuidances: what to do for installed updates to take effect.
 type UpdateGuidances string
 
 // The members of update_guidances.
@@ -553,7 +553,7 @@ const (
 	UpdateGuidancesRestartVM                          UpdateGuidances = "restart_vm"
 )
 
-// UpdateStatus: the enum update_status.
+// UpdateStatus: what the firmware of a guest says about a certificate update: due, not due, or nothing.
 type UpdateStatus string
 
 // The members of update_status.
@@ -563,7 +563,7 @@ const (
 	UpdateStatusUnspecified UpdateStatus = "unspecified"
 )
 
-// UpdateSyncFrequency: the enum update_sync_frequency.
+// UpdateSyncFrequency: how often updates are synchronized.
 type UpdateSyncFrequency string
 
 // The members of update_sync_frequency.
@@ -572,7 +572,7 @@ const (
 	UpdateSyncFrequencyWeekly UpdateSyncFrequency = "weekly"
 )
 
-// VBDMode: the enum vbd_mode.
+// VBDMode: whether a drive may be written to.
 type VBDMode string
 
 // The members of vbd_mode.
@@ -581,7 +581,7 @@ const (
 	VBDModeRW VBDMode = "RW"
 )
 
-// VBDOperations: the enum vbd_operations.
+// VBDOperations: operations on a drive.
 type VBDOperations string
 
 // The members of vbd_operations.
@@ -596,7 +596,7 @@ const (
 	VBDOperationsUnpause     VBDOperations = "unpause"
 )
 
-// VBDType: the enum vbd_type.
+// VBDType: what a drive looks like to the guest.
 type VBDType string
 
 // The members of vbd_type.
@@ -606,7 +606,7 @@ const (
 	VBDTypeFloppy VBDType = "Floppy"
 )
 
-// VDIOperations: the enum vdi_operations.
+// VDIOperations: operations on a disk.
 type VDIOperations string
 
 // The members of vdi_operations.
@@ -632,7 +632,7 @@ const (
 	VDIOperationsRevertFrom        VDIOperations = "revert_from"
 )
 
-// VDIType: the enum vdi_type.
+// VDIType: what a disk is for.
 type VDIType string
 
 // The members of vdi_type.
@@ -650,7 +650,7 @@ const (
 	VDITypeCBTMetadata VDIType = "cbt_metadata"
 )
 
-// VGPUTypeImplementation: the enum vgpu_type_implementation.
+// VGPUTypeImplementation: techniques that virtual GPUs work by.
 type VGPUTypeImplementation string
 
 // The members of vgpu_type_implementation.
@@ -662,7 +662,7 @@ const (
 	VGPUTypeImplementationMxgpu       VGPUTypeImplementation = "mxgpu"
 )
 
-// VIFIPv4ConfigurationMode: the enum vif_ipv4_configuration_mode.
+// VIFIPv4ConfigurationMode: how the guest is told to configure IPv4.
 type VIFIPv4ConfigurationMode string
 
 // The members of vif_ipv4_configuration_mode.
@@ -672,7 +672,7 @@ const (
 	VIFIPv4ConfigurationModeDHCP   VIFIPv4ConfigurationMode = "DHCP"
 )
 
-// VIFIPv6ConfigurationMode: the enum vif_ipv6_configuration_mode.
+// VIFIPv6ConfigurationMode: how the guest is told to configure IPv6.
 type VIFIPv6ConfigurationMode string
 
 // The members of vif_ipv6_configuration_mode.
@@ -682,7 +682,7 @@ const (
 	VIFIPv6ConfigurationModeAutoconf VIFIPv6ConfigurationMode = "Autoconf"
 )
 
-// VIFLockingMode: the enum vif_locking_mode.
+// VIFLockingMode: how an interface's traffic is filtered.
 type VIFLockingMode string
 
 // The members of vif_locking_mode.
@@ -693,7 +693,7 @@ const (
 	VIFLockingModeDisabled       VIFLockingMode = "disabled"
 )
 
-// VIFOperations: the enum vif_operations.
+// VIFOperations: operations on a VM's network interface.
 type VIFOperations string
 
 // The members of vif_operations.
@@ -703,7 +703,7 @@ const (
 	VIFOperationsUnplug VIFOperations = "unplug"
 )
 
-// VMApplianceOperation: the enum vm_appliance_operation.
+// VMApplianceOperation: operations on an appliance.
 type VMApplianceOperation string
 
 // The members of vm_appliance_operation.
@@ -714,7 +714,7 @@ const (
 	VMApplianceOperationShutdown      VMApplianceOperation = "shutdown"
 )
 
-// VMOperations: the enum vm_operations.
+// VMOperations: operations on a VM.
 type VMOperations string
 
 // The members of vm_operations.
@@ -771,7 +771,7 @@ const (
 	VMOperationsSysprep                  VMOperations = "sysprep"
 )
 
-// VMPowerState: the enum vm_power_state.
+// VMPowerState: states of a VM.
 type VMPowerState string
 
 // The members of vm_power_state.
@@ -782,7 +782,7 @@ const (
 	VMPowerStateSuspended VMPowerState = "Suspended"
 )
 
-// VMSecurebootCertificatesState: the enum vm_secureboot_certificates_state.
+// VMSecurebootCertificatesState: whether a VM's Secure Boot certificates are current.
 type VMSecurebootCertificatesState string
 
 // The members of vm_secureboot_certificates_state.
@@ -792,7 +792,7 @@ const (
 	VMSecurebootCertificatesStateUpdateOnBoot    VMSecurebootCertificatesState = "update_on_boot"
 )
 
-// VMSecurebootReadiness: the enum vm_secureboot_readiness.
+// VMSecurebootReadiness: whether Secure Boot would work in a VM, or what is missing.
 type VMSecurebootReadiness string
 
 // The members of vm_secureboot_readiness.
@@ -806,7 +806,7 @@ const (
 	VMSecurebootReadinessCertsIncomplete VMSecurebootReadiness = "certs_incomplete"
 )
 
-// VMUefiMode: the enum vm_uefi_mode.
+// VMUefiMode: modes of Secure Boot that a VM can be put into.
 type VMUefiMode string
 
 // The members of vm_uefi_mode.
@@ -815,7 +815,7 @@ const (
 	VMUefiModeUser  VMUefiMode = "user"
 )
 
-// VMPPArchiveFrequency: the enum vmpp_archive_frequency.
+// VMPPArchiveFrequency: how often a backup policy archived; withdrawn.
 type VMPPArchiveFrequency string
 
 // The members of vmpp_archive_frequency.
@@ -826,7 +826,7 @@ const (
 	VMPPArchiveFrequencyWeekly            VMPPArchiveFrequency = "weekly"
 )
 
-// VMPPArchiveTargetType: the enum vmpp_archive_target_type.
+// VMPPArchiveTargetType: where a backup policy archived to; withdrawn.
 type VMPPArchiveTargetType string
 
 // The members of vmpp_archive_target_type.
@@ -836,7 +836,7 @@ const (
 	VMPPArchiveTargetTypeNfs  VMPPArchiveTargetType = "nfs"
 )
 
-// VMPPBackupFrequency: the enum vmpp_backup_frequency.
+// VMPPBackupFrequency: how often a backup policy ran; withdrawn.
 type VMPPBackupFrequency string
 
 // The members of vmpp_backup_frequency.
@@ -846,7 +846,7 @@ const (
 	VMPPBackupFrequencyWeekly VMPPBackupFrequency = "weekly"
 )
 
-// VMPPBackupType: the enum vmpp_backup_type.
+// VMPPBackupType: what a backup policy took; withdrawn.
 type VMPPBackupType string
 
 // The members of vmpp_backup_type.
@@ -855,7 +855,7 @@ const (
 	VMPPBackupTypeCheckpoint VMPPBackupType = "checkpoint"
 )
 
-// VMSSFrequency: the enum vmss_frequency.
+// VMSSFrequency: how often a snapshot schedule runs.
 type VMSSFrequency string
 
 // The members of vmss_frequency.
@@ -865,7 +865,7 @@ const (
 	VMSSFrequencyWeekly VMSSFrequency = "weekly"
 )
 
-// VMSSType: the enum vmss_type.
+// VMSSType: what a snapshot schedule takes.
 type VMSSType string
 
 // The members of vmss_type.
@@ -875,7 +875,7 @@ const (
 	VMSSTypeSnapshotWithQuiesce VMSSType = "snapshot_with_quiesce"
 )
 
-// VTPMOperations: the enum vtpm_operations.
+// VTPMOperations: operations on a virtual TPM.
 type VTPMOperations string
 
 // The members of vtpm_operations.
@@ -883,7 +883,7 @@ const (
 	VTPMOperationsDestroy VTPMOperations = "destroy"
 )
 
-// VUSBOperations: the enum vusb_operations.
+// VUSBOperations: operations on a USB device passed through.
 type VUSBOperations string
 
 // The members of vusb_operations.

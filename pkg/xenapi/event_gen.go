@@ -10,14 +10,14 @@ type EventRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (EventRef) Of() *Event { return nil }
 
-// Event: the record of class event.
+// Event: a change of an object, as told to clients that ask for changes.
 type Event struct {
-	ID        int64
-	Timestamp time.Time
-	Class     string
-	Operation EventOperation
-	Ref       string
-	ObjUUID   string
+	ID        int64          // number of the change; rises with each, and is no count.
+	Timestamp time.Time      // when it happened; 0.0 in answers of event.from.
+	Class     string         // class of the object, in lower case.
+	Operation EventOperation // whether the object was added, deleted or modified.
+	Ref       string         // the object that changed.
+	ObjUUID   string         // uuid of the object.
 }
 
 // NewEvent makes a record with every field at its default.

@@ -8,15 +8,15 @@ type FeatureRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (FeatureRef) Of() *Feature { return nil }
 
-// Feature: the record of class Feature.
+// Feature: an optional feature that is installed on a host.
 type Feature struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	Enabled         bool
-	Experimental    bool
-	Version         string
-	Host            HostRef
+	UUID            string  // permanent identity.
+	NameLabel       string  // name of the feature.
+	NameDescription string  // free text for people.
+	Enabled         bool    // the feature is in use.
+	Experimental    bool    // not supported for production.
+	Version         string  // version of the feature.
+	Host            HostRef // host that it is installed on.
 }
 
 // NewFeature makes a record with every field at its default.

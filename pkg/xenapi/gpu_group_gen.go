@@ -8,18 +8,18 @@ type GPUGroupRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (GPUGroupRef) Of() *GPUGroup { return nil }
 
-// GPUGroup: the record of class GPU_group.
+// GPUGroup: physical GPUs of the pool that are alike.
 type GPUGroup struct {
-	UUID                string
-	NameLabel           string
-	NameDescription     string
-	PGPUs               []PGPURef
-	VGPUs               []VGPURef
-	GPUTypes            []string
-	OtherConfig         map[string]string
-	AllocationAlgorithm AllocationAlgorithm
-	SupportedVGPUTypes  []VGPUTypeRef
-	EnabledVGPUTypes    []VGPUTypeRef
+	UUID                string              // permanent identity.
+	NameLabel           string              // what people call it; need not be unique.
+	NameDescription     string              // free text for people.
+	PGPUs               []PGPURef           // physical GPUs in it.
+	VGPUs               []VGPURef           // virtual GPUs that are taken from it.
+	GPUTypes            []string            // kind of physical GPU in it, as vendor and device id; one at most.
+	OtherConfig         map[string]string   // free key-value data of clients.
+	AllocationAlgorithm AllocationAlgorithm // whether GPUs are filled one by one (depth_first) or evenly (breadth_first).
+	SupportedVGPUTypes  []VGPUTypeRef       // kinds of virtual GPU that some GPU in it can host.
+	EnabledVGPUTypes    []VGPUTypeRef       // kinds of virtual GPU that some GPU in it may host.
 }
 
 // NewGPUGroup makes a record with every field at its default.

@@ -8,21 +8,21 @@ type HostCPURef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (HostCPURef) Of() *HostCPU { return nil }
 
-// HostCPU: the record of class host_cpu.
+// HostCPU: a physical CPU of a host; host.cpu_info replaces it.
 type HostCPU struct {
-	UUID        string
-	Host        HostRef
-	Number      int64
-	Vendor      string
-	Speed       int64
-	Modelname   string
-	Family      int64
-	Model       int64
-	Stepping    string
-	Flags       string
-	Features    string
-	Utilisation float64
-	OtherConfig map[string]string
+	UUID        string            // permanent identity.
+	Host        HostRef           // host that the CPU is in.
+	Number      int64             // number of the CPU on its host, from 0.
+	Vendor      string            // vendor as the CPU names it, such as GenuineIntel.
+	Speed       int64             // clock rate in MHz.
+	Modelname   string            // model as the CPU names it.
+	Family      int64             // family number.
+	Model       int64             // model number.
+	Stepping    string            // stepping number, as text.
+	Flags       string            // feature flags, separated by blanks.
+	Features    string            // feature masks in hex, as in host.cpu_info.
+	Utilisation float64           // part of time in use, 0 to 1; the recorded statistics replace it.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewHostCPU makes a record with every field at its default.

@@ -10,14 +10,14 @@ type HostCrashdumpRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (HostCrashdumpRef) Of() *HostCrashdump { return nil }
 
-// HostCrashdump: the record of class host_crashdump.
+// HostCrashdump: a dump written when a host crashed.
 type HostCrashdump struct {
-	UUID        string
-	Host        HostRef
-	Timestamp   time.Time
-	Size        int64
-	Filename    string
-	OtherConfig map[string]string
+	UUID        string            // permanent identity.
+	Host        HostRef           // host that crashed.
+	Timestamp   time.Time         // when it crashed, UTC.
+	Size        int64             // bytes that the dump takes.
+	Filename    string            // name of the dump on the host.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewHostCrashdump makes a record with every field at its default.

@@ -8,18 +8,18 @@ type HostDriverRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (HostDriverRef) Of() *HostDriver { return nil }
 
-// HostDriver: the record of class Host_driver.
+// HostDriver: a driver of a host that comes in several variants.
 type HostDriver struct {
-	UUID            string
-	Host            HostRef
-	Name            string
-	FriendlyName    string
-	Variants        []DriverVariantRef
-	ActiveVariant   DriverVariantRef
-	SelectedVariant DriverVariantRef
-	Type            string
-	Description     string
-	Info            string
+	UUID            string             // permanent identity.
+	Host            HostRef            // host that it is for.
+	Name            string             // name by which the system knows it.
+	FriendlyName    string             // what people call it.
+	Variants        []DriverVariantRef // variants to choose from.
+	ActiveVariant   DriverVariantRef   // variant in use; null for none.
+	SelectedVariant DriverVariantRef   // variant in use after the next reboot; null for none.
+	Type            string             // kind of device that it drives, such as network.
+	Description     string             // free text for people.
+	Info            string             // where to read more.
 }
 
 // NewHostDriver makes a record with every field at its default.

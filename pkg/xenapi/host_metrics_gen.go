@@ -10,14 +10,14 @@ type HostMetricsRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (HostMetricsRef) Of() *HostMetrics { return nil }
 
-// HostMetrics: the record of class host_metrics.
+// HostMetrics: liveness and memory of a host.
 type HostMetrics struct {
-	UUID        string
-	MemoryTotal int64
-	MemoryFree  int64
-	Live        bool
-	LastUpdated time.Time
-	OtherConfig map[string]string
+	UUID        string            // permanent identity.
+	MemoryTotal int64             // bytes of memory in the machine.
+	MemoryFree  int64             // former report of free memory; host.compute_free_memory replaces it.
+	Live        bool              // the master hears from the host; a dead one's VMs are in doubt.
+	LastUpdated time.Time         // when the host was last heard of, UTC.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewHostMetrics makes a record with every field at its default.

@@ -10,19 +10,19 @@ type HostPatchRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (HostPatchRef) Of() *HostPatch { return nil }
 
-// HostPatch: the record of class host_patch.
+// HostPatch: the application of an old-style patch to a host; pool_update replaces it.
 type HostPatch struct {
-	UUID             string
-	NameLabel        string
-	NameDescription  string
-	Version          string
-	Host             HostRef
-	Filename         string
-	Applied          bool
-	TimestampApplied time.Time
-	Size             int64
-	PoolPatch        PoolPatchRef
-	OtherConfig      map[string]string
+	UUID             string            // permanent identity.
+	NameLabel        string            // name of the patch.
+	NameDescription  string            // what the patch is for.
+	Version          string            // version of the patch.
+	Host             HostRef           // host that it is for.
+	Filename         string            // name of the patch's file on the host.
+	Applied          bool              // the patch is applied.
+	TimestampApplied time.Time         // when the patch was applied, UTC.
+	Size             int64             // size of the patch in bytes.
+	PoolPatch        PoolPatchRef      // patch that it is the application of.
+	OtherConfig      map[string]string // free key-value data of clients.
 }
 
 // NewHostPatch makes a record with every field at its default.

@@ -8,9 +8,9 @@ type LVHDRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (LVHDRef) Of() *LVHD { return nil }
 
-// LVHD: the record of class LVHD.
+// LVHD: the one special message about LVM storage.
 type LVHD struct {
-	UUID string
+	UUID string // permanent identity; there are no objects of the class.
 }
 
 // NewLVHD makes a record with every field at its default.

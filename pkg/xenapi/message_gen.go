@@ -10,15 +10,15 @@ type MessageRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (MessageRef) Of() *Message { return nil }
 
-// Message: the record of class message.
+// Message: an alert about an object, kept until someone deletes it.
 type Message struct {
-	UUID      string
-	Name      string
-	Priority  int64
-	Cls       Cls
-	ObjUUID   string
-	Timestamp time.Time
-	Body      string
+	UUID      string    // permanent identity.
+	Name      string    // what happened, as a word in capitals, such as VM_STARTED.
+	Priority  int64     // importance, from 1 (data may be lost) to 5 (information).
+	Cls       Cls       // class of the object that it is about.
+	ObjUUID   string    // uuid of the object that it is about.
+	Timestamp time.Time // when it was made, UTC.
+	Body      string    // details, as text or XML.
 }
 
 // NewMessage makes a record with every field at its default.

@@ -8,13 +8,13 @@ type NetworkSriovRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (NetworkSriovRef) Of() *NetworkSriov { return nil }
 
-// NetworkSriov: the record of class network_sriov.
+// NetworkSriov: a network card of a host that hands its virtual functions to VMs.
 type NetworkSriov struct {
-	UUID              string
-	PhysicalPIF       PIFRef
-	LogicalPIF        PIFRef
-	RequiresReboot    bool
-	ConfigurationMode SriovConfigurationMode
+	UUID              string                 // permanent identity.
+	PhysicalPIF       PIFRef                 // port that offers the functions.
+	LogicalPIF        PIFRef                 // interface through which the network uses them.
+	RequiresReboot    bool                   // the functions appear or go only after a reboot.
+	ConfigurationMode SriovConfigurationMode // how the driver was told to offer functions: sysfs, modprobe or manual.
 }
 
 // NewNetworkSriov makes a record with every field at its default.

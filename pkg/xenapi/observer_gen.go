@@ -8,16 +8,16 @@ type ObserverRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (ObserverRef) Of() *Observer { return nil }
 
-// Observer: the record of class Observer.
+// Observer: a rule of what to trace in the pool and where to send the traces.
 type Observer struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	Hosts           []HostRef
-	Attributes      map[string]string
-	Endpoints       []string
-	Components      []string
-	Enabled         bool
+	UUID            string            // permanent identity.
+	NameLabel       string            // what people call it; need not be unique.
+	NameDescription string            // free text for people.
+	Hosts           []HostRef         // hosts that it is in force on; empty means all.
+	Attributes      map[string]string // key-value pairs added to every trace.
+	Endpoints       []string          // where traces go: bugtool for local files, or URLs of collectors.
+	Components      []string          // components that are traced; empty means all.
+	Enabled         bool              // tracing is on.
 }
 
 // NewObserver makes a record with every field at its default.

@@ -8,29 +8,29 @@ type PCIRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PCIRef) Of() *PCI { return nil }
 
-// PCI: the record of class PCI.
+// PCI: a PCI device of a host.
 type PCI struct {
-	UUID                    string
-	ClassID                 string
-	ClassName               string
-	VendorID                string
-	VendorName              string
-	DeviceID                string
-	DeviceName              string
-	Host                    HostRef
-	PCIID                   string
-	Functions               int64
-	VirtualFunctions        []PCIRef
-	PhysicalFunction        PCIRef
-	AttachedVMs             []VMRef
-	Dependencies            []PCIRef
-	OtherConfig             map[string]string
-	SubsystemVendorID       string
-	SubsystemVendorName     string
-	SubsystemDeviceID       string
-	SubsystemDeviceName     string
-	ScheduledToBeAttachedTo VMRef
-	DriverName              string
+	UUID                    string            // permanent identity.
+	ClassID                 string            // PCI class in hex.
+	ClassName               string            // PCI class in words.
+	VendorID                string            // PCI vendor id in hex.
+	VendorName              string            // vendor of the device.
+	DeviceID                string            // PCI device id in hex.
+	DeviceName              string            // model of the device.
+	Host                    HostRef           // host that it is in.
+	PCIID                   string            // address on the host, such as 0000:03:00.0.
+	Functions               int64             // functions that the device has.
+	VirtualFunctions        []PCIRef          // SR-IOV functions that it offers.
+	PhysicalFunction        PCIRef            // device that this SR-IOV function belongs to; null for none.
+	AttachedVMs             []VMRef           // VMs that it is passed through to.
+	Dependencies            []PCIRef          // devices that must be passed through together with it.
+	OtherConfig             map[string]string // free key-value data of clients.
+	SubsystemVendorID       string            // PCI vendor id of the board in hex.
+	SubsystemVendorName     string            // vendor of the board.
+	SubsystemDeviceID       string            // PCI device id of the board in hex.
+	SubsystemDeviceName     string            // model of the board.
+	ScheduledToBeAttachedTo VMRef             // VM that it is reserved for by a start under way; null for none.
+	DriverName              string            // kernel driver that has it.
 }
 
 // NewPCI makes a record with every field at its default.

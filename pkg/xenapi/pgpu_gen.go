@@ -8,21 +8,21 @@ type PGPURef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PGPURef) Of() *PGPU { return nil }
 
-// PGPU: the record of class PGPU.
+// PGPU: a physical GPU of a host.
 type PGPU struct {
-	UUID                       string
-	PCI                        PCIRef
-	GPUGroup                   GPUGroupRef
-	Host                       HostRef
-	OtherConfig                map[string]string
-	SupportedVGPUTypes         []VGPUTypeRef
-	EnabledVGPUTypes           []VGPUTypeRef
-	ResidentVGPUs              []VGPURef
-	Size                       int64
-	SupportedVGPUMaxCapacities map[string]int64
-	Dom0Access                 PCIDom0Access
-	IsSystemDisplayDevice      bool
-	CompatibilityMetadata      map[string]string
+	UUID                       string            // permanent identity.
+	PCI                        PCIRef            // PCI device that it is.
+	GPUGroup                   GPUGroupRef       // group of like GPUs that it is in.
+	Host                       HostRef           // host that it is in.
+	OtherConfig                map[string]string // free key-value data of clients.
+	SupportedVGPUTypes         []VGPUTypeRef     // kinds of virtual GPU that it can host.
+	EnabledVGPUTypes           []VGPUTypeRef     // kinds of virtual GPU that it may host.
+	ResidentVGPUs              []VGPURef         // virtual GPUs on it now.
+	Size                       int64             // capacity, of which each virtual GPU takes a share.
+	SupportedVGPUMaxCapacities map[string]int64  // how many virtual GPUs of each kind it can host.
+	Dom0Access                 PCIDom0Access     // whether dom0 uses it, now and after a reboot; PCI has messages for that.
+	IsSystemDisplayDevice      bool              // the machine's own screen is on it.
+	CompatibilityMetadata      map[string]string // vendor's data that decides which virtual GPUs can migrate to it.
 }
 
 // NewPGPU makes a record with every field at its default.

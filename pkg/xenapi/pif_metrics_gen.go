@@ -10,21 +10,21 @@ type PIFMetricsRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PIFMetricsRef) Of() *PIFMetrics { return nil }
 
-// PIFMetrics: the record of class PIF_metrics.
+// PIFMetrics: state and hardware of a host's network interface.
 type PIFMetrics struct {
-	UUID        string
-	IOReadKbs   float64
-	IOWriteKbs  float64
-	Carrier     bool
-	VendorID    string
-	VendorName  string
-	DeviceID    string
-	DeviceName  string
-	Speed       int64
-	Duplex      bool
-	PCIBusPath  string
-	LastUpdated time.Time
-	OtherConfig map[string]string
+	UUID        string            // permanent identity.
+	IOReadKbs   float64           // former transfer rate, in KiB/s; the recorded statistics replace it.
+	IOWriteKbs  float64           // former transfer rate, in KiB/s; the recorded statistics replace it.
+	Carrier     bool              // the link is up.
+	VendorID    string            // PCI vendor id in hex.
+	VendorName  string            // vendor of the card.
+	DeviceID    string            // PCI device id in hex.
+	DeviceName  string            // model of the card.
+	Speed       int64             // link speed in Mbps; 0 if unknown.
+	Duplex      bool              // the link is full duplex.
+	PCIBusPath  string            // PCI address, such as 0000:03:00.0; N/A for virtual ones.
+	LastUpdated time.Time         // when this was last refreshed, UTC.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewPIFMetrics makes a record with every field at its default.

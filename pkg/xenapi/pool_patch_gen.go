@@ -8,19 +8,19 @@ type PoolPatchRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PoolPatchRef) Of() *PoolPatch { return nil }
 
-// PoolPatch: the record of class pool_patch.
+// PoolPatch: an old-style patch of the pool; pool_update replaces it.
 type PoolPatch struct {
-	UUID               string
-	NameLabel          string
-	NameDescription    string
-	Version            string
-	Filename           string
-	Size               int64
-	PoolApplied        bool
-	HostPatches        []HostPatchRef
-	AfterApplyGuidance []AfterApplyGuidance
-	PoolUpdate         PoolUpdateRef
-	OtherConfig        map[string]string
+	UUID               string               // permanent identity.
+	NameLabel          string               // name of the patch.
+	NameDescription    string               // what the patch is for.
+	Version            string               // version of the patch.
+	Filename           string               // name of the patch's file.
+	Size               int64                // size of the patch in bytes.
+	PoolApplied        bool                 // all hosts have it applied.
+	HostPatches        []HostPatchRef       // its application to each host.
+	AfterApplyGuidance []AfterApplyGuidance // what to do after applying it, such as restartHost.
+	PoolUpdate         PoolUpdateRef        // update that does the same.
+	OtherConfig        map[string]string    // free key-value data of clients.
 }
 
 // NewPoolPatch makes a record with every field at its default.

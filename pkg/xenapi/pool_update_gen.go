@@ -8,19 +8,19 @@ type PoolUpdateRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PoolUpdateRef) Of() *PoolUpdate { return nil }
 
-// PoolUpdate: the record of class pool_update.
+// PoolUpdate: an update package, uploaded as an ISO image.
 type PoolUpdate struct {
-	UUID               string
-	NameLabel          string
-	NameDescription    string
-	Version            string
-	InstallationSize   int64
-	Key                string
-	AfterApplyGuidance []UpdateAfterApplyGuidance
-	VDI                VDIRef
-	Hosts              []HostRef
-	OtherConfig        map[string]string
-	EnforceHomogeneity bool
+	UUID               string                     // identity of the package, the same in all pools.
+	NameLabel          string                     // name of the package.
+	NameDescription    string                     // what the package is for.
+	Version            string                     // version of the package.
+	InstallationSize   int64                      // bytes that it takes on a host.
+	Key                string                     // name of the key that signs it.
+	AfterApplyGuidance []UpdateAfterApplyGuidance // what to do after applying it, such as restartHost.
+	VDI                VDIRef                     // image that it is in; null once it has been cleaned away.
+	Hosts              []HostRef                  // hosts that it is applied to.
+	OtherConfig        map[string]string          // free key-value data of clients.
+	EnforceHomogeneity bool                       // all hosts must have it, also those that join.
 }
 
 // NewPoolUpdate makes a record with every field at its default.

@@ -8,12 +8,12 @@ type ProbeResultRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (ProbeResultRef) Of() *ProbeResult { return nil }
 
-// ProbeResult: the record of class probe_result.
+// ProbeResult: one thing that SR.probe_ext found on a target.
 type ProbeResult struct {
-	Configuration map[string]string
-	Complete      bool
-	SR            Record
-	ExtraInfo     map[string]string
+	Configuration map[string]string // device_config with which to look deeper, or to create or attach an SR.
+	Complete      bool              // the configuration is enough to create or attach an SR.
+	SR            Record            // the SR that is on the target already, if any.
+	ExtraInfo     map[string]string // further facts for people, such as sizes and serial numbers.
 }
 
 // NewProbeResult makes a record with every field at its default.

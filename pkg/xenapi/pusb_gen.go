@@ -8,22 +8,22 @@ type PUSBRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PUSBRef) Of() *PUSB { return nil }
 
-// PUSB: the record of class PUSB.
+// PUSB: a USB device plugged into a host.
 type PUSB struct {
-	UUID               string
-	USBGroup           USBGroupRef
-	Host               HostRef
-	Path               string
-	VendorID           string
-	VendorDesc         string
-	ProductID          string
-	ProductDesc        string
-	Serial             string
-	Version            string
-	Description        string
-	PassthroughEnabled bool
-	OtherConfig        map[string]string
-	Speed              float64
+	UUID               string            // permanent identity.
+	USBGroup           USBGroupRef       // group that it is offered in.
+	Host               HostRef           // host that it is plugged into.
+	Path               string            // place on the host's buses, such as 1-2.3.
+	VendorID           string            // USB vendor id in hex.
+	VendorDesc         string            // vendor of the device.
+	ProductID          string            // USB product id in hex.
+	ProductDesc        string            // model of the device.
+	Serial             string            // serial number; empty without one.
+	Version            string            // USB version that it speaks, such as 2.00.
+	Description        string            // vendor and model in one line.
+	PassthroughEnabled bool              // it may be passed through to a VM.
+	OtherConfig        map[string]string // free key-value data of clients.
+	Speed              float64           // link speed in Mbps; -1 if unknown.
 }
 
 // NewPUSB makes a record with every field at its default.

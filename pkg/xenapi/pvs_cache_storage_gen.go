@@ -8,14 +8,14 @@ type PVSCacheStorageRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PVSCacheStorageRef) Of() *PVSCacheStorage { return nil }
 
-// PVSCacheStorage: the record of class PVS_cache_storage.
+// PVSCacheStorage: space on a host where disks streamed from PVS are cached.
 type PVSCacheStorage struct {
-	UUID string
-	Host HostRef
-	SR   SRRef
-	Site PVSSiteRef
-	Size int64
-	VDI  VDIRef
+	UUID string     // permanent identity.
+	Host HostRef    // host that the cache is on.
+	SR   SRRef      // SR that the cache takes space from.
+	Site PVSSiteRef // site whose disks are cached.
+	Size int64      // bytes to use.
+	VDI  VDIRef     // disk that holds the cache; null when unused.
 }
 
 // NewPVSCacheStorage makes a record with every field at its default.

@@ -8,13 +8,13 @@ type PVSProxyRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PVSProxyRef) Of() *PVSProxy { return nil }
 
-// PVSProxy: the record of class PVS_proxy.
+// PVSProxy: caches what a VM streams from PVS through one of its interfaces.
 type PVSProxy struct {
-	UUID              string
-	Site              PVSSiteRef
-	VIF               VIFRef
-	CurrentlyAttached bool
-	Status            PVSProxyStatus
+	UUID              string         // permanent identity.
+	Site              PVSSiteRef     // site that the VM streams from.
+	VIF               VIFRef         // interface that it watches; the VM's first.
+	CurrentlyAttached bool           // it is at work now.
+	Status            PVSProxyStatus // whether it caches, or why not.
 }
 
 // NewPVSProxy makes a record with every field at its default.

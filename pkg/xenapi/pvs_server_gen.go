@@ -8,13 +8,13 @@ type PVSServerRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PVSServerRef) Of() *PVSServer { return nil }
 
-// PVSServer: the record of class PVS_server.
+// PVSServer: a PVS server of a site.
 type PVSServer struct {
-	UUID      string
-	Addresses []string
-	FirstPort int64
-	LastPort  int64
-	Site      PVSSiteRef
+	UUID      string     // permanent identity.
+	Addresses []string   // IPv4 addresses that it serves on.
+	FirstPort int64      // first UDP port that it serves on.
+	LastPort  int64      // last UDP port that it serves on.
+	Site      PVSSiteRef // site that it belongs to.
 }
 
 // NewPVSServer makes a record with every field at its default.

@@ -8,15 +8,15 @@ type PVSSiteRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (PVSSiteRef) Of() *PVSSite { return nil }
 
-// PVSSite: the record of class PVS_site.
+// PVSSite: a PVS installation that VMs stream their disks from.
 type PVSSite struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	PVSUUID         string
-	CacheStorage    []PVSCacheStorageRef
-	Servers         []PVSServerRef
-	Proxies         []PVSProxyRef
+	UUID            string               // permanent identity.
+	NameLabel       string               // what people call it; need not be unique.
+	NameDescription string               // free text for people.
+	PVSUUID         string               // identity that the installation gives itself.
+	CacheStorage    []PVSCacheStorageRef // where hosts cache its disks.
+	Servers         []PVSServerRef       // its servers.
+	Proxies         []PVSProxyRef        // caches of VMs that stream from it.
 }
 
 // NewPVSSite makes a record with every field at its default.

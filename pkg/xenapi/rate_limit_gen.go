@@ -8,14 +8,14 @@ type RateLimitRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (RateLimitRef) Of() *RateLimit { return nil }
 
-// RateLimit: the record of class Rate_limit.
+// RateLimit: a limit on how much certain clients may ask, kept as a token bucket.
 type RateLimit struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	Callers         []CallerRef
-	BurstSize       float64
-	FillRate        float64
+	UUID            string      // permanent identity.
+	NameLabel       string      // what people call it; need not be unique.
+	NameDescription string      // free text for people.
+	Callers         []CallerRef // clients that share the limit.
+	BurstSize       float64     // tokens that can be saved up; calls cost tokens by their weight.
+	FillRate        float64     // tokens gained in a second.
 }
 
 // NewRateLimit makes a record with every field at its default.

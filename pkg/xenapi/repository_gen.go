@@ -8,19 +8,19 @@ type RepositoryRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (RepositoryRef) Of() *Repository { return nil }
 
-// Repository: the record of class Repository.
+// Repository: a source of updates for hosts.
 type Repository struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	BinaryURL       string
-	SourceURL       string
-	Update          bool
-	Hash            string
-	UpToDate        bool
-	GpgkeyPath      string
-	Origin          Origin
-	Certificate     string
+	UUID            string // permanent identity.
+	NameLabel       string // what people call it; need not be unique.
+	NameDescription string // free text for people.
+	BinaryURL       string // base URL of the packages.
+	SourceURL       string // base URL of the source packages; empty for none.
+	Update          bool   // it holds updates, with metadata about them.
+	Hash            string // checksum of the metadata as of the last synchronization.
+	UpToDate        bool   // all hosts had what it offers; no longer kept.
+	GpgkeyPath      string // file on the host with the key that signs it; empty for the product's.
+	Origin          Origin // whether it is remote, an uploaded bundle, or another pool.
+	Certificate     string // certificate of the other pool, as PEM; empty for other origins.
 }
 
 // NewRepository makes a record with every field at its default.

@@ -8,13 +8,13 @@ type RoleRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (RoleRef) Of() *Role { return nil }
 
-// Role: the record of class role.
+// Role: a set of permissions under a name; a permission is itself a role without parts.
 type Role struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	Subroles        []RoleRef
-	IsInternal      bool
+	UUID            string    // permanent identity; the same in every pool.
+	NameLabel       string    // name of the role, such as vm-admin, or of the call that a permission allows.
+	NameDescription string    // what the role is meant for.
+	Subroles        []RoleRef // roles and permissions that it is made of.
+	IsInternal      bool      // of use inside the server only.
 }
 
 // NewRole makes a record with every field at its default.

@@ -8,12 +8,12 @@ type SDNControllerRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (SDNControllerRef) Of() *SDNController { return nil }
 
-// SDNController: the record of class SDN_controller.
+// SDNController: the controller that programs the virtual switches.
 type SDNController struct {
-	UUID     string
-	Protocol SDNControllerProtocol
-	Address  string
-	Port     int64
+	UUID     string                // permanent identity.
+	Protocol SDNControllerProtocol // ssl if hosts connect to it, pssl if it connects to them.
+	Address  string                // IP address of the controller.
+	Port     int64                 // TCP port of the controller.
 }
 
 // NewSDNController makes a record with every field at its default.

@@ -8,11 +8,11 @@ type SecretRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (SecretRef) Of() *Secret { return nil }
 
-// Secret: the record of class secret.
+// Secret: a password that other objects name by uuid, so that it shows up nowhere else.
 type Secret struct {
-	UUID        string
-	Value       string
-	OtherConfig map[string]string
+	UUID        string            // identity by which other objects refer to it.
+	Value       string            // the password itself, in clear text.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewSecret makes a record with every field at its default.

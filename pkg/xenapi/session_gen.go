@@ -10,24 +10,24 @@ type SessionRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (SessionRef) Of() *Session { return nil }
 
-// Session: the record of class session.
+// Session: a login; its reference is the secret that authorizes every other call.
 type Session struct {
-	UUID              string
-	ThisHost          HostRef
-	ThisUser          UserRef
-	LastActive        time.Time
-	Pool              bool
-	OtherConfig       map[string]string
-	IsLocalSuperuser  bool
-	Subject           SubjectRef
-	ValidationTime    time.Time
-	AuthUserSid       string
-	AuthUserName      string
-	RBACPermissions   []string
-	Tasks             []TaskRef
-	Parent            SessionRef
-	Originator        string
-	ClientCertificate bool
+	UUID              string            // identity that may be shown and logged, unlike the reference.
+	ThisHost          HostRef           // host that the login was made at.
+	ThisUser          UserRef           // user that logged in; null, since users are no objects.
+	LastActive        time.Time         // when it was last used, UTC; sessions idle for long are ended.
+	Pool              bool              // a host's own session with the master, made with the pool secret.
+	OtherConfig       map[string]string // free key-value data of clients.
+	IsLocalSuperuser  bool              // root of the pool, who may do everything.
+	Subject           SubjectRef        // directory user or group that allowed the login; null for local ones.
+	ValidationTime    time.Time         // when the directory last confirmed the user, UTC.
+	AuthUserSid       string            // identifier of the user in the directory; empty for local ones.
+	AuthUserName      string            // name of the user in the directory, or of the local user.
+	RBACPermissions   []string          // names of all calls that the user's roles allow; empty for the superuser.
+	Tasks             []TaskRef         // tasks made in it.
+	Parent            SessionRef        // session that this one was made on behalf of; null for none.
+	Originator        string            // name that the client gave itself at login.
+	ClientCertificate bool              // the login was by TLS certificate.
 }
 
 // NewSession makes a record with every field at its default.

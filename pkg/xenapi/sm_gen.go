@@ -8,24 +8,24 @@ type SMRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (SMRef) Of() *SM { return nil }
 
-// SM: the record of class SM.
+// SM: a storage driver that is installed.
 type SM struct {
-	UUID                  string
-	NameLabel             string
-	NameDescription       string
-	Type                  string
-	Vendor                string
-	Copyright             string
-	Version               string
-	RequiredAPIVersion    string
-	Configuration         map[string]string
-	Capabilities          []string
-	Features              map[string]int64
-	HostPendingFeatures   map[string][]string
-	OtherConfig           map[string]string
-	DriverFilename        string
-	RequiredClusterStack  []string
-	SupportedImageFormats []ImageFormatType
+	UUID                  string              // permanent identity.
+	NameLabel             string              // name of the driver for people.
+	NameDescription       string              // free text for people.
+	Type                  string              // name that SR.type refers to.
+	Vendor                string              // who made it.
+	Copyright             string              // whose copyright it is under.
+	Version               string              // version of the driver.
+	RequiredAPIVersion    string              // version of the driver interface that it needs.
+	Configuration         map[string]string   // keys of device_config that it understands, each with an explanation.
+	Capabilities          []string            // names of what it can do; features says it with versions.
+	Features              map[string]int64    // what it can do, such as VDI_SNAPSHOT, each with a version.
+	HostPendingFeatures   map[string][]string // features that single hosts have and the whole pool does not yet.
+	OtherConfig           map[string]string   // free key-value data of clients.
+	DriverFilename        string              // path of the driver's program; empty for built-in ones.
+	RequiredClusterStack  []string            // cluster stacks of which one must run; empty for none.
+	SupportedImageFormats []ImageFormatType   // disk image formats that it can make, the preferred one first.
 }
 
 // NewSM makes a record with every field at its default.

@@ -8,15 +8,15 @@ type SRStatRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (SRStatRef) Of() *SRStat { return nil }
 
-// SRStat: the record of class sr_stat.
+// SRStat: an SR as its driver sees it on the storage.
 type SRStat struct {
-	UUID            *string
-	NameLabel       string
-	NameDescription string
-	FreeSpace       int64
-	TotalSpace      int64
-	Clustered       bool
-	Health          SRHealth
+	UUID            *string  // identity that is on the storage, if any.
+	NameLabel       string   // name that is on the storage.
+	NameDescription string   // description that is on the storage.
+	FreeSpace       int64    // bytes free.
+	TotalSpace      int64    // bytes in all.
+	Clustered       bool     // its file system is shared through the cluster stack.
+	Health          SRHealth // whether the storage is well.
 }
 
 // NewSRStat makes a record with every field at its default.

@@ -8,12 +8,12 @@ type SubjectRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (SubjectRef) Of() *Subject { return nil }
 
-// Subject: the record of class subject.
+// Subject: a directory user or group that may log in, with its roles.
 type Subject struct {
-	UUID              string
-	SubjectIdentifier string
-	OtherConfig       map[string]string
-	Roles             []RoleRef
+	UUID              string            // permanent identity.
+	SubjectIdentifier string            // identifier in the directory, such as a Windows SID.
+	OtherConfig       map[string]string // what the directory says about it, such as subject-name.
+	Roles             []RoleRef         // what it may do; pool-admin unless changed.
 }
 
 // NewSubject makes a record with every field at its default.

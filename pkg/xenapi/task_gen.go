@@ -10,30 +10,30 @@ type TaskRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (TaskRef) Of() *Task { return nil }
 
-// Task: the record of class task.
+// Task: a call that runs in the background, with its progress and result; also a client's own marker.
 type Task struct {
-	UUID              string
-	NameLabel         string
-	NameDescription   string
-	AllowedOperations []TaskAllowedOperations
-	CurrentOperations map[string]string
-	Created           time.Time
-	Finished          time.Time
-	Status            TaskStatusType
-	Session           SessionRef
-	ResidentOn        HostRef
-	Progress          float64
-	Externalpid       int64
-	Stunnelpid        int64
-	Forwarded         bool
-	ForwardedTo       HostRef
-	Type              string
-	Result            string
-	ErrorInfo         []string
-	OtherConfig       map[string]string
-	SubtaskOf         TaskRef
-	Subtasks          []TaskRef
-	Backtrace         string
+	UUID              string                  // permanent identity.
+	NameLabel         string                  // the call's name, such as Async.VM.start, or what the client gave.
+	NameDescription   string                  // free text.
+	AllowedOperations []TaskAllowedOperations // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations map[string]string       // operations under way on the task itself.
+	Created           time.Time               // when it began, UTC.
+	Finished          time.Time               // when it ended, UTC; meaningless while pending.
+	Status            TaskStatusType          // pending, success, failure, cancelling or cancelled.
+	Session           SessionRef              // session that made it.
+	ResidentOn        HostRef                 // host that it runs on.
+	Progress          float64                 // part done, from 0.0 to 1.0; 1.0 once it has ended.
+	Externalpid       int64                   // process id of an external program that does the work, or -1.
+	Stunnelpid        int64                   // process id of a TLS helper, or -1; unused.
+	Forwarded         bool                    // the work was handed to another host.
+	ForwardedTo       HostRef                 // host that the work was handed to.
+	Type              string                  // type of the result; empty for none.
+	Result            string                  // result on success, as an XML-RPC value in text form; empty for void.
+	ErrorInfo         []string                // on failure, the error code and its parameters.
+	OtherConfig       map[string]string       // data of clients, such as XenCenterUUID; writable by the task's owner.
+	SubtaskOf         TaskRef                 // task that this one is part of; null for none.
+	Subtasks          []TaskRef               // tasks that are parts of this one.
+	Backtrace         string                  // where in the server it failed, as opaque text.
 }
 
 // NewTask makes a record with every field at its default.

@@ -8,14 +8,14 @@ type TunnelRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (TunnelRef) Of() *Tunnel { return nil }
 
-// Tunnel: the record of class tunnel.
+// Tunnel: a network between hosts, carried over another one by the SDN controller.
 type Tunnel struct {
-	UUID         string
-	AccessPIF    PIFRef
-	TransportPIF PIFRef
-	Status       map[string]string
-	OtherConfig  map[string]string
-	Protocol     TunnelProtocol
+	UUID         string            // permanent identity.
+	AccessPIF    PIFRef            // inner side, on the tunnelled network.
+	TransportPIF PIFRef            // outer side, which carries it.
+	Status       map[string]string // state by key: active, key.
+	OtherConfig  map[string]string // free key-value data of clients.
+	Protocol     TunnelProtocol    // encapsulation: gre or vxlan.
 }
 
 // NewTunnel makes a record with every field at its default.

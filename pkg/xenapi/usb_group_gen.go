@@ -8,14 +8,14 @@ type USBGroupRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (USBGroupRef) Of() *USBGroup { return nil }
 
-// USBGroup: the record of class USB_group.
+// USBGroup: USB devices of the pool from which a VM gets one.
 type USBGroup struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	PUSBs           []PUSBRef
-	VUSBs           []VUSBRef
-	OtherConfig     map[string]string
+	UUID            string            // permanent identity.
+	NameLabel       string            // what people call it; need not be unique.
+	NameDescription string            // free text for people.
+	PUSBs           []PUSBRef         // devices in it.
+	VUSBs           []VUSBRef         // what VMs are promised from it.
+	OtherConfig     map[string]string // free key-value data of clients.
 }
 
 // NewUSBGroup makes a record with every field at its default.

@@ -8,12 +8,12 @@ type UserRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (UserRef) Of() *User { return nil }
 
-// User: the record of class user.
+// User: a local user; subjects and PAM replace it.
 type User struct {
-	UUID        string
-	ShortName   string
-	Fullname    string
-	OtherConfig map[string]string
+	UUID        string            // permanent identity.
+	ShortName   string            // login name.
+	Fullname    string            // full name.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewUser makes a record with every field at its default.

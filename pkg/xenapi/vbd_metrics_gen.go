@@ -10,13 +10,13 @@ type VBDMetricsRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VBDMetricsRef) Of() *VBDMetrics { return nil }
 
-// VBDMetrics: the record of class VBD_metrics.
+// VBDMetrics: former statistics of a drive; recorded statistics replace it.
 type VBDMetrics struct {
-	UUID        string
-	IOReadKbs   float64
-	IOWriteKbs  float64
-	LastUpdated time.Time
-	OtherConfig map[string]string
+	UUID        string            // permanent identity.
+	IOReadKbs   float64           // former transfer rate, in KiB/s.
+	IOWriteKbs  float64           // former transfer rate, in KiB/s.
+	LastUpdated time.Time         // when this was last refreshed, UTC.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewVBDMetrics makes a record with every field at its default.

@@ -8,13 +8,13 @@ type VDINBDServerInfoRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VDINBDServerInfoRef) Of() *VDINBDServerInfo { return nil }
 
-// VDINBDServerInfo: the record of class vdi_nbd_server_info.
+// VDINBDServerInfo: an address from which a disk can be read over NBD.
 type VDINBDServerInfo struct {
-	Exportname string
-	Address    string
-	Port       int64
-	Cert       string
-	Subject    string
+	Exportname string // export to ask for; holds the session's reference, so a secret.
+	Address    string // address of the server.
+	Port       int64  // TCP port of the server.
+	Cert       string // certificate that the server will show, as PEM.
+	Subject    string // name to check in that certificate.
 }
 
 // NewVDINBDServerInfo makes a record with every field at its default.

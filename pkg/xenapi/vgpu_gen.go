@@ -8,20 +8,20 @@ type VGPURef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VGPURef) Of() *VGPU { return nil }
 
-// VGPU: the record of class VGPU.
+// VGPU: a virtual GPU of a VM, or a whole one passed through.
 type VGPU struct {
-	UUID                    string
-	VM                      VMRef
-	GPUGroup                GPUGroupRef
-	Device                  string
-	CurrentlyAttached       bool
-	OtherConfig             map[string]string
-	Type                    VGPUTypeRef
-	ResidentOn              PGPURef
-	ScheduledToBeResidentOn PGPURef
-	CompatibilityMetadata   map[string]string
-	ExtraArgs               string
-	PCI                     PCIRef
+	UUID                    string            // permanent identity.
+	VM                      VMRef             // the VM that has it.
+	GPUGroup                GPUGroupRef       // group that the physical GPU is chosen from.
+	Device                  string            // position among the VM's GPUs, as a decimal number from 0.
+	CurrentlyAttached       bool              // the guest has it now.
+	OtherConfig             map[string]string // free key-value data of clients.
+	Type                    VGPUTypeRef       // kind of virtual GPU, which fixes memory, resolution and share.
+	ResidentOn              PGPURef           // physical GPU that it runs on; null when not running.
+	ScheduledToBeResidentOn PGPURef           // physical GPU reserved for a start under way; null for none.
+	CompatibilityMetadata   map[string]string // vendor's data that decides where it can migrate.
+	ExtraArgs               string            // arguments for the vendor's emulator; empty for none.
+	PCI                     PCIRef            // virtual function that is passed through for it; null for none.
 }
 
 // NewVGPU makes a record with every field at its default.

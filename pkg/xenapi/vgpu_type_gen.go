@@ -8,27 +8,27 @@ type VGPUTypeRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VGPUTypeRef) Of() *VGPUType { return nil }
 
-// VGPUType: the record of class VGPU_type.
+// VGPUType: a kind of virtual GPU that physical ones can be divided into.
 type VGPUType struct {
-	UUID                  string
-	VendorName            string
-	ModelName             string
-	FramebufferSize       int64
-	MaxHeads              int64
-	MaxResolutionX        int64
-	MaxResolutionY        int64
-	Size                  int64
-	SupportedOnPGPUs      []PGPURef
-	EnabledOnPGPUs        []PGPURef
-	VGPUs                 []VGPURef
-	InternalConfig        map[string]string
-	SupportedOnGPUGroups  []GPUGroupRef
-	EnabledOnGPUGroups    []GPUGroupRef
-	Implementation        VGPUTypeImplementation
-	Identifier            string
-	Experimental          bool
-	CompatibleTypesInVM   []VGPUTypeRef
-	CompatibleTypesOnPGPU []VGPUTypeRef
+	UUID                  string                 // permanent identity.
+	VendorName            string                 // vendor of the GPU.
+	ModelName             string                 // name of the kind, as the vendor gives it.
+	FramebufferSize       int64                  // video memory in bytes.
+	MaxHeads              int64                  // displays that it can drive.
+	MaxResolutionX        int64                  // largest width in pixels.
+	MaxResolutionY        int64                  // largest height in pixels.
+	Size                  int64                  // share that it takes of a physical GPU, in the units of PGPU.size.
+	SupportedOnPGPUs      []PGPURef              // physical GPUs that can host it.
+	EnabledOnPGPUs        []PGPURef              // physical GPUs that may host it.
+	VGPUs                 []VGPURef              // virtual GPUs of this kind.
+	InternalConfig        map[string]string      // settings for the emulator.
+	SupportedOnGPUGroups  []GPUGroupRef          // groups with a physical GPU that can host it.
+	EnabledOnGPUGroups    []GPUGroupRef          // groups with a physical GPU that may host it.
+	Implementation        VGPUTypeImplementation // technique that it works by.
+	Identifier            string                 // key that recognizes the same kind on all hosts.
+	Experimental          bool                   // not supported for production.
+	CompatibleTypesInVM   []VGPUTypeRef          // kinds that may be used beside it in the same VM.
+	CompatibleTypesOnPGPU []VGPUTypeRef          // kinds that may be used beside it on the same physical GPU.
 }
 
 // NewVGPUType makes a record with every field at its default.

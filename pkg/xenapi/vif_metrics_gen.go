@@ -10,13 +10,13 @@ type VIFMetricsRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VIFMetricsRef) Of() *VIFMetrics { return nil }
 
-// VIFMetrics: the record of class VIF_metrics.
+// VIFMetrics: former statistics of a VM's network interface; recorded statistics replace it.
 type VIFMetrics struct {
-	UUID        string
-	IOReadKbs   float64
-	IOWriteKbs  float64
-	LastUpdated time.Time
-	OtherConfig map[string]string
+	UUID        string            // permanent identity.
+	IOReadKbs   float64           // former transfer rate, in KiB/s.
+	IOWriteKbs  float64           // former transfer rate, in KiB/s.
+	LastUpdated time.Time         // when this was last refreshed, UTC.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewVIFMetrics makes a record with every field at its default.

@@ -8,13 +8,13 @@ type VLANRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VLANRef) Of() *VLAN { return nil }
 
-// VLAN: the record of class VLAN.
+// VLAN: a tagged network over a host's interface.
 type VLAN struct {
-	UUID        string
-	TaggedPIF   PIFRef
-	UntaggedPIF PIFRef
-	Tag         int64
-	OtherConfig map[string]string
+	UUID        string            // permanent identity.
+	TaggedPIF   PIFRef            // interface that carries the tagged traffic.
+	UntaggedPIF PIFRef            // interface on which the traffic appears without tag.
+	Tag         int64             // VLAN tag, 0 to 4094.
+	OtherConfig map[string]string // free key-value data of clients.
 }
 
 // NewVLAN makes a record with every field at its default.

@@ -8,14 +8,14 @@ type VMApplianceRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VMApplianceRef) Of() *VMAppliance { return nil }
 
-// VMAppliance: the record of class VM_appliance.
+// VMAppliance: VMs that are started and stopped together, in their order.
 type VMAppliance struct {
-	UUID              string
-	NameLabel         string
-	NameDescription   string
-	AllowedOperations []VMApplianceOperation
-	CurrentOperations map[string]string
-	VMs               []VMRef
+	UUID              string                 // permanent identity.
+	NameLabel         string                 // what people call it; need not be unique.
+	NameDescription   string                 // free text for people.
+	AllowedOperations []VMApplianceOperation // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations map[string]string      // operations under way, by the task that runs each.
+	VMs               []VMRef                // its VMs.
 }
 
 // NewVMAppliance makes a record with every field at its default.

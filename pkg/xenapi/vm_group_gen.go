@@ -8,13 +8,13 @@ type VMGroupRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VMGroupRef) Of() *VMGroup { return nil }
 
-// VMGroup: the record of class VM_group.
+// VMGroup: VMs whose placement on hosts depends on each other.
 type VMGroup struct {
-	UUID            string
-	NameLabel       string
-	NameDescription string
-	Placement       PlacementPolicy
-	VMs             []VMRef
+	UUID            string          // permanent identity.
+	NameLabel       string          // what people call it; need not be unique.
+	NameDescription string          // free text for people.
+	Placement       PlacementPolicy // anti_affinity spreads its VMs over hosts; normal asks for nothing.
+	VMs             []VMRef         // its VMs.
 }
 
 // NewVMGroup makes a record with every field at its default.

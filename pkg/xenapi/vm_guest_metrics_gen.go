@@ -10,24 +10,24 @@ type VMGuestMetricsRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VMGuestMetricsRef) Of() *VMGuestMetrics { return nil }
 
-// VMGuestMetrics: the record of class VM_guest_metrics.
+// VMGuestMetrics: what the tools inside a guest report.
 type VMGuestMetrics struct {
-	UUID              string
-	OSVersion         map[string]string
-	NetbiosName       map[string]string
-	PVDriversVersion  map[string]string
-	PVDriversUpToDate bool
-	Memory            map[string]string
-	Disks             map[string]string
-	Networks          map[string]string
-	Other             map[string]string
-	LastUpdated       time.Time
-	OtherConfig       map[string]string
-	Live              bool
-	CanUseHotplugVBD  TristateType
-	CanUseHotplugVIF  TristateType
-	PVDriversDetected bool
-	Services          map[string]string
+	UUID              string            // permanent identity.
+	OSVersion         map[string]string // operating system by key: name, uname, distro, major, minor.
+	NetbiosName       map[string]string // Windows name of the machine, by key.
+	PVDriversVersion  map[string]string // version of the PV drivers by key: major, minor, micro, build.
+	PVDriversUpToDate bool              // PV drivers are found; PV_drivers_detected replaces it.
+	Memory            map[string]string // former report of memory; no longer filled.
+	Disks             map[string]string // former report of disks; no longer filled.
+	Networks          map[string]string // IP addresses by interface, with keys such as 0/ip, 0/ipv4/0 and 0/ipv6/0.
+	Other             map[string]string // further keys, such as feature-suspend, feature-shutdown and platform-feature-*.
+	LastUpdated       time.Time         // when the guest last reported, UTC.
+	OtherConfig       map[string]string // free key-value data of clients.
+	Live              bool              // the tools have reported since the last boot, resume or migration.
+	CanUseHotplugVBD  TristateType      // whether disks can be plugged while it runs.
+	CanUseHotplugVIF  TristateType      // whether network interfaces can be plugged while it runs.
+	PVDriversDetected bool              // PV drivers are at work on at least one device.
+	Services          map[string]string // versions and settings of services that the guest reports, by name.
 }
 
 // NewVMGuestMetrics makes a record with every field at its default.

@@ -10,27 +10,27 @@ type VMMetricsRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VMMetricsRef) Of() *VMMetrics { return nil }
 
-// VMMetrics: the record of class VM_metrics.
+// VMMetrics: what the host knows about a VM, running or as it last was.
 type VMMetrics struct {
-	UUID              string
-	MemoryActual      int64
-	VCPUsNumber       int64
-	VCPUsUtilisation  map[int64]float64
-	VCPUsCPU          map[int64]int64
-	VCPUsParams       map[string]string
-	VCPUsFlags        map[int64][]string
-	State             []string
-	StartTime         time.Time
-	InstallTime       time.Time
-	LastUpdated       time.Time
-	OtherConfig       map[string]string
-	HVM               bool
-	NestedVirt        bool
-	Nomigrate         bool
-	CurrentDomainType DomainType
-	NUMAOptimised     bool
-	NUMANodes         int64
-	NUMANodeMemory    map[int64]int64
+	UUID              string             // permanent identity.
+	MemoryActual      int64              // bytes that the guest has now.
+	VCPUsNumber       int64              // virtual CPUs that are online now.
+	VCPUsUtilisation  map[int64]float64  // use of each virtual CPU, 0 to 1; the recorded statistics replace it.
+	VCPUsCPU          map[int64]int64    // physical CPU that each virtual CPU is on.
+	VCPUsParams       map[string]string  // scheduler settings in force.
+	VCPUsFlags        map[int64][]string // state of each virtual CPU, such as online or blocked.
+	State             []string           // state of the domain as the hypervisor names it.
+	StartTime         time.Time          // when it last booted, UTC; the epoch for never.
+	InstallTime       time.Time          // when it ceased to be a template, UTC; the epoch if unknown.
+	LastUpdated       time.Time          // when this was last refreshed, UTC.
+	OtherConfig       map[string]string  // free key-value data of clients.
+	HVM               bool               // it runs with hardware virtualization; current_domain_type says more.
+	NestedVirt        bool               // it was booted with nested virtualization.
+	Nomigrate         bool               // it was booted as one that can't be migrated.
+	CurrentDomainType DomainType         // virtualization mode that it runs in.
+	NUMAOptimised     bool               // its memory and CPUs are placed with regard to NUMA nodes.
+	NUMANodes         int64              // NUMA nodes that its memory is spread over.
+	NUMANodeMemory    map[int64]int64    // bytes of its memory on each NUMA node, by number.
 }
 
 // NewVMMetrics makes a record with every field at its default.

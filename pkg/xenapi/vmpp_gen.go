@@ -10,28 +10,28 @@ type VMPPRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VMPPRef) Of() *VMPP { return nil }
 
-// VMPP: the record of class VMPP.
+// VMPP: a backup policy; withdrawn, and VMSS replaces it.
 type VMPP struct {
-	UUID                 string
-	NameLabel            string
-	NameDescription      string
-	IsPolicyEnabled      bool
-	BackupType           VMPPBackupType
-	BackupRetentionValue int64
-	BackupFrequency      VMPPBackupFrequency
-	BackupSchedule       map[string]string
-	IsBackupRunning      bool
-	BackupLastRunTime    time.Time
-	ArchiveTargetType    VMPPArchiveTargetType
-	ArchiveTargetConfig  map[string]string
-	ArchiveFrequency     VMPPArchiveFrequency
-	ArchiveSchedule      map[string]string
-	IsArchiveRunning     bool
-	ArchiveLastRunTime   time.Time
-	VMs                  []VMRef
-	IsAlarmEnabled       bool
-	AlarmConfig          map[string]string
-	RecentAlerts         []string
+	UUID                 string                // permanent identity.
+	NameLabel            string                // what people called it.
+	NameDescription      string                // free text for people.
+	IsPolicyEnabled      bool                  // the policy was in force.
+	BackupType           VMPPBackupType        // whether backups were snapshots or checkpoints.
+	BackupRetentionValue int64                 // backups that were kept.
+	BackupFrequency      VMPPBackupFrequency   // how often backups were made.
+	BackupSchedule       map[string]string     // when backups were made, by key: days, hour, min.
+	IsBackupRunning      bool                  // a backup was under way.
+	BackupLastRunTime    time.Time             // when the last backup was made.
+	ArchiveTargetType    VMPPArchiveTargetType // kind of file server that archives went to.
+	ArchiveTargetConfig  map[string]string     // address and credentials of the file server.
+	ArchiveFrequency     VMPPArchiveFrequency  // how often backups were archived.
+	ArchiveSchedule      map[string]string     // when backups were archived, by key: days, hour, min.
+	IsArchiveRunning     bool                  // an archive run was under way.
+	ArchiveLastRunTime   time.Time             // when backups were last archived.
+	VMs                  []VMRef               // VMs under the policy.
+	IsAlarmEnabled       bool                  // alerts were sent by mail.
+	AlarmConfig          map[string]string     // mail addresses and server for alerts.
+	RecentAlerts         []string              // latest alerts, as text.
 }
 
 // NewVMPP makes a record with every field at its default.

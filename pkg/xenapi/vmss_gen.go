@@ -10,18 +10,18 @@ type VMSSRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VMSSRef) Of() *VMSS { return nil }
 
-// VMSS: the record of class VMSS.
+// VMSS: a schedule that takes snapshots of VMs and drops old ones.
 type VMSS struct {
-	UUID              string
-	NameLabel         string
-	NameDescription   string
-	Enabled           bool
-	Type              VMSSType
-	RetainedSnapshots int64
-	Frequency         VMSSFrequency
-	Schedule          map[string]string
-	LastRunTime       time.Time
-	VMs               []VMRef
+	UUID              string            // permanent identity.
+	NameLabel         string            // what people call it; need not be unique.
+	NameDescription   string            // free text for people.
+	Enabled           bool              // the schedule is in force.
+	Type              VMSSType          // whether it takes snapshots or checkpoints.
+	RetainedSnapshots int64             // snapshots of each VM to keep, 1 to 10; older ones are destroyed.
+	Frequency         VMSSFrequency     // how often it runs: hourly, daily or weekly.
+	Schedule          map[string]string // when it runs, by key: min, hour and, if weekly, days such as Monday,Friday.
+	LastRunTime       time.Time         // when it last ran, UTC; the epoch for never.
+	VMs               []VMRef           // VMs under the schedule.
 }
 
 // NewVMSS makes a record with every field at its default.

@@ -8,17 +8,17 @@ type VTPMRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VTPMRef) Of() *VTPM { return nil }
 
-// VTPM: the record of class VTPM.
+// VTPM: a virtual TPM of a VM.
 type VTPM struct {
-	UUID               string
-	AllowedOperations  []VTPMOperations
-	CurrentOperations  map[string]string
-	VM                 VMRef
-	Backend            VMRef
-	PersistenceBackend PersistenceBackend
-	IsUnique           bool
-	IsProtected        bool
-	Contents           SecretRef
+	UUID               string             // permanent identity.
+	AllowedOperations  []VTPMOperations   // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations  map[string]string  // operations under way, by the task that runs each.
+	VM                 VMRef              // the VM that has it.
+	Backend            VMRef              // domain that emulates it; null for dom0.
+	PersistenceBackend PersistenceBackend // where its contents are kept; always the database.
+	IsUnique           bool               // clones of the VM must not get a copy of it.
+	IsProtected        bool               // its contents are encrypted at rest.
+	Contents           SecretRef          // its state, kept as a secret.
 }
 
 // NewVTPM makes a record with every field at its default.

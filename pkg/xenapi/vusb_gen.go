@@ -8,15 +8,15 @@ type VUSBRef string
 // Of ties the reference to its record for generic code; it is never called for its value.
 func (VUSBRef) Of() *VUSB { return nil }
 
-// VUSB: the record of class VUSB.
+// VUSB: a USB device passed through to a VM.
 type VUSB struct {
-	UUID              string
-	AllowedOperations []VUSBOperations
-	CurrentOperations map[string]string
-	VM                VMRef
-	USBGroup          USBGroupRef
-	OtherConfig       map[string]string
-	CurrentlyAttached bool
+	UUID              string            // permanent identity.
+	AllowedOperations []VUSBOperations  // operations that would be accepted in the present state; computed, never stored.
+	CurrentOperations map[string]string // operations under way, by the task that runs each.
+	VM                VMRef             // the VM that gets the device.
+	USBGroup          USBGroupRef       // group that the device is taken from.
+	OtherConfig       map[string]string // free key-value data of clients.
+	CurrentlyAttached bool              // the guest has it now.
 }
 
 // NewVUSB makes a record with every field at its default.

@@ -20,10 +20,13 @@ type AuthGetGroupMembershipParams struct {
 	SubjectIdentifier string
 }
 
-// Auth: the explicit messages of class auth.
+// Auth: asks the directory about users and groups.
 type Auth interface {
+	// GetSubjectIdentifier: returns the identifier of a user or group by its name.
 	GetSubjectIdentifier(ctx context.Context, c *Call, p AuthGetSubjectIdentifierParams) (string, error)
+	// GetSubjectInformationFromIdentifier: returns what the directory knows about an identifier.
 	GetSubjectInformationFromIdentifier(ctx context.Context, c *Call, p AuthGetSubjectInformationFromIdentifierParams) (map[string]string, error)
+	// GetGroupMembership: lists the identifiers of the groups that a subject is in, at any depth.
 	GetGroupMembership(ctx context.Context, c *Call, p AuthGetGroupMembershipParams) ([]string, error)
 }
 

@@ -16,9 +16,11 @@ type BlobDestroyParams struct {
 	Self xenapi.BlobRef
 }
 
-// Blob: the explicit messages of class blob.
+// Blob: binary data attached to another object, read and written over HTTP.
 type Blob interface {
+	// Create: makes an empty object for data, and returns it.
 	Create(ctx context.Context, c *Call, p BlobCreateParams) (xenapi.BlobRef, error)
+	// Destroy: deletes the object and its data.
 	Destroy(ctx context.Context, c *Call, p BlobDestroyParams) error
 }
 

@@ -32,11 +32,15 @@ type BondSetPropertyParams struct {
 	Value string
 }
 
-// Bond: the explicit messages of class Bond.
+// Bond: several network ports of a host that act as one.
 type Bond interface {
+	// Create: joins ports of one host into a bond on the network, and returns it; VLANs and IP move along.
 	Create(ctx context.Context, c *Call, p BondCreateParams) (xenapi.BondRef, error)
+	// Destroy: parts the members; the primary one gets back the IP, VLANs and management.
 	Destroy(ctx context.Context, c *Call, p BondDestroyParams) error
+	// SetMode: changes how traffic is spread; takes effect at once.
 	SetMode(ctx context.Context, c *Call, p BondSetModeParams) error
+	// SetProperty: changes a setting of the mode.
 	SetProperty(ctx context.Context, c *Call, p BondSetPropertyParams) error
 }
 

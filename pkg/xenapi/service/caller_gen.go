@@ -37,14 +37,21 @@ type CallerQueryGroupCallCountParams struct {
 	Group string
 }
 
-// Caller: the explicit messages of class Caller.
+// Caller: a client that makes calls, as seen by its user agent and address.
 type Caller interface {
+	// AddGroup: counts its calls in one more group.
 	AddGroup(ctx context.Context, c *Call, p CallerAddGroupParams) error
+	// RemoveGroup: no longer counts its calls in the group.
 	RemoveGroup(ctx context.Context, c *Call, p CallerRemoveGroupParams) error
+	// QueryTokenUsage: returns the tokens that its calls used lately.
 	QueryTokenUsage(ctx context.Context, c *Call, p CallerQueryTokenUsageParams) (float64, error)
+	// QueryCallCount: returns the number of calls that it made lately.
 	QueryCallCount(ctx context.Context, c *Call, p CallerQueryCallCountParams) (int64, error)
+	// QueryGroupTokenUsage: returns the tokens that calls of a group used lately.
 	QueryGroupTokenUsage(ctx context.Context, c *Call, p CallerQueryGroupTokenUsageParams) (float64, error)
+	// QueryGroupCallCount: returns the number of calls that a group made lately.
 	QueryGroupCallCount(ctx context.Context, c *Call, p CallerQueryGroupCallCountParams) (int64, error)
+	// QueryAllUsage: returns the usage of all callers, a row each.
 	QueryAllUsage(ctx context.Context, c *Call) ([][]string, error)
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// Certificate: the explicit messages of class Certificate.
+// Certificate: a TLS certificate that is installed in the pool.
 type Certificate interface {
 }
 

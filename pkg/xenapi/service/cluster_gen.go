@@ -52,15 +52,23 @@ type ClusterCstackSyncParams struct {
 	Self xenapi.ClusterRef
 }
 
-// Cluster: the explicit messages of class Cluster.
+// Cluster: the cluster stack that shared file systems and HA can rely on; one a pool at most.
 type Cluster interface {
+	// Create: makes a cluster with this one host, on the given interface, and returns it.
 	Create(ctx context.Context, c *Call, p ClusterCreateParams) (xenapi.ClusterRef, error)
+	// Destroy: removes a cluster with no other member than one.
 	Destroy(ctx context.Context, c *Call, p ClusterDestroyParams) error
+	// GetNetwork: returns the network that its members talk over.
 	GetNetwork(ctx context.Context, c *Call, p ClusterGetNetworkParams) (xenapi.NetworkRef, error)
+	// PoolCreate: makes a cluster of all hosts on the network, and returns it.
 	PoolCreate(ctx context.Context, c *Call, p ClusterPoolCreateParams) (xenapi.ClusterRef, error)
+	// PoolForceDestroy: removes the cluster even if some hosts can't be reached.
 	PoolForceDestroy(ctx context.Context, c *Call, p ClusterPoolForceDestroyParams) error
+	// PoolDestroy: removes the cluster from all hosts.
 	PoolDestroy(ctx context.Context, c *Call, p ClusterPoolDestroyParams) error
+	// PoolResync: makes every host a working member that should be one.
 	PoolResync(ctx context.Context, c *Call, p ClusterPoolResyncParams) error
+	// CstackSync: brings the database in line with what the cluster software says.
 	CstackSync(ctx context.Context, c *Call, p ClusterCstackSyncParams) error
 }
 

@@ -37,13 +37,19 @@ type ClusterHostDisableParams struct {
 	Self xenapi.ClusterHostRef
 }
 
-// ClusterHost: the explicit messages of class Cluster_host.
+// ClusterHost: a host's membership in the cluster.
 type ClusterHost interface {
+	// Create: makes a host a member, and returns the membership.
 	Create(ctx context.Context, c *Call, p ClusterHostCreateParams) (xenapi.ClusterHostRef, error)
+	// Destroy: takes a host out of the cluster.
 	Destroy(ctx context.Context, c *Call, p ClusterHostDestroyParams) error
+	// Enable: starts the cluster software on the host.
 	Enable(ctx context.Context, c *Call, p ClusterHostEnableParams) error
+	// ForceDestroy: takes a host out of the cluster without its help.
 	ForceDestroy(ctx context.Context, c *Call, p ClusterHostForceDestroyParams) error
+	// Forget: removes the membership of a host that is gone for good.
 	Forget(ctx context.Context, c *Call, p ClusterHostForgetParams) error
+	// Disable: stops the cluster software on the host.
 	Disable(ctx context.Context, c *Call, p ClusterHostDisableParams) error
 }
 

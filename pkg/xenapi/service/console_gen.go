@@ -2,7 +2,7 @@
 
 package service
 
-// Console: the explicit messages of class console.
+// Console: a way to a VM's screen or serial line while it runs.
 type Console interface {
 }
 

@@ -10,8 +10,9 @@ type CrashdumpDestroyParams struct {
 	Self xenapi.CrashdumpRef
 }
 
-// Crashdump: the explicit messages of class crashdump.
+// Crashdump: a dump of a VM's memory, written when it crashed.
 type Crashdump interface {
+	// Destroy: deletes the dump and its disk.
 	Destroy(ctx context.Context, c *Call, p CrashdumpDestroyParams) error
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// DataSource: the explicit messages of class data_source.
+// DataSource: a statistic that is or can be recorded about a VM, host or SR.
 type DataSource interface {
 }
 

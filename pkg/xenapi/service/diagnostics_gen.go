@@ -21,11 +21,15 @@ type DiagnosticsNetworkStatsParams struct {
 	Params map[string]string
 }
 
-// Diagnostics: the explicit messages of class Diagnostics.
+// Diagnostics: looks into a running server, for its developers.
 type Diagnostics interface {
+	// GcCompact: collects garbage now and gives memory back.
 	GcCompact(ctx context.Context, c *Call, p DiagnosticsGcCompactParams) error
+	// GcStats: returns figures of the memory allocator.
 	GcStats(ctx context.Context, c *Call, p DiagnosticsGcStatsParams) (map[string]string, error)
+	// DBStats: returns how long the database lock was held and waited for.
 	DBStats(ctx context.Context, c *Call) (map[string]string, error)
+	// NetworkStats: returns counts of calls by connection and method.
 	NetworkStats(ctx context.Context, c *Call, p DiagnosticsNetworkStatsParams) ([][]string, error)
 }
 

@@ -17,9 +17,11 @@ type DRTaskDestroyParams struct {
 	Self xenapi.DRTaskRef
 }
 
-// DRTask: the explicit messages of class DR_task.
+// DRTask: SRs of another site attached to recover VMs from.
 type DRTask interface {
+	// Create: finds and attaches the SRs that a storage target holds, and returns the task.
 	Create(ctx context.Context, c *Call, p DRTaskCreateParams) (xenapi.DRTaskRef, error)
+	// Destroy: forgets the SRs that it attached and that are not needed.
 	Destroy(ctx context.Context, c *Call, p DRTaskDestroyParams) error
 }
 

@@ -10,8 +10,9 @@ type DriverVariantSelectParams struct {
 	Self xenapi.DriverVariantRef
 }
 
-// DriverVariant: the explicit messages of class Driver_variant.
+// DriverVariant: a version of a driver that a host could use.
 type DriverVariant interface {
+	// Select: uses this variant after the next reboot.
 	Select(ctx context.Context, c *Call, p DriverVariantSelectParams) error
 }
 

@@ -28,13 +28,19 @@ type EventInjectParams struct {
 	Ref   string
 }
 
-// Event: the explicit messages of class event.
+// Event: a change of an object, as told to clients that ask for changes.
 type Event interface {
+	// Register: subscribes the session to classes, or to all by *; from replaces it.
 	Register(ctx context.Context, c *Call, p EventRegisterParams) error
+	// Unregister: ends subscriptions of the session; from replaces it.
 	Unregister(ctx context.Context, c *Call, p EventUnregisterParams) error
+	// Next: waits for events of subscribed classes; from replaces it.
 	Next(ctx context.Context, c *Call) (any, error)
+	// From: waits up to timeout seconds for changes since a token; returns them with a new token and counts.
 	From(ctx context.Context, c *Call, p EventFromParams) (any, error)
+	// GetCurrentID: returns the number of the latest event.
 	GetCurrentID(ctx context.Context, c *Call) (int64, error)
+	// Inject: makes a modification event for an object that did not change; returns a token that precedes it.
 	Inject(ctx context.Context, c *Call, p EventInjectParams) (string, error)
 }
 

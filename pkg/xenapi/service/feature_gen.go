@@ -2,7 +2,7 @@
 
 package service
 
-// Feature: the explicit messages of class Feature.
+// Feature: an optional feature that is installed on a host.
 type Feature interface {
 }
 

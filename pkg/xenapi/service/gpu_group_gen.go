@@ -33,12 +33,17 @@ type GPUGroupGetRemainingCapacityParams struct {
 	VGPUType xenapi.VGPUTypeRef
 }
 
-// GPUGroup: the explicit messages of class GPU_group.
+// GPUGroup: physical GPUs of the pool that are alike.
 type GPUGroup interface {
+	// Create: makes an empty group, and returns it.
 	Create(ctx context.Context, c *Call, p GPUGroupCreateParams) (xenapi.GPUGroupRef, error)
+	// Destroy: removes an empty group.
 	Destroy(ctx context.Context, c *Call, p GPUGroupDestroyParams) error
+	// UpdateEnabledVGPUTypes: recomputes enabled_VGPU_types from the GPUs in it.
 	UpdateEnabledVGPUTypes(ctx context.Context, c *Call, p GPUGroupUpdateEnabledVGPUTypesParams) error
+	// UpdateSupportedVGPUTypes: recomputes supported_VGPU_types from the GPUs in it.
 	UpdateSupportedVGPUTypes(ctx context.Context, c *Call, p GPUGroupUpdateSupportedVGPUTypesParams) error
+	// GetRemainingCapacity: returns how many more virtual GPUs of a kind fit in the group.
 	GetRemainingCapacity(ctx context.Context, c *Call, p GPUGroupGetRemainingCapacityParams) (int64, error)
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// HostCPU: the explicit messages of class host_cpu.
+// HostCPU: a physical CPU of a host; host.cpu_info replaces it.
 type HostCPU interface {
 }
 

@@ -17,9 +17,11 @@ type HostCrashdumpUploadParams struct {
 	Options map[string]string
 }
 
-// HostCrashdump: the explicit messages of class host_crashdump.
+// HostCrashdump: a dump written when a host crashed.
 type HostCrashdump interface {
+	// Destroy: deletes the dump from the host.
 	Destroy(ctx context.Context, c *Call, p HostCrashdumpDestroyParams) error
+	// Upload: sends the dump to a URL.
 	Upload(ctx context.Context, c *Call, p HostCrashdumpUploadParams) error
 }
 

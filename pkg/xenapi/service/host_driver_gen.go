@@ -21,10 +21,13 @@ type HostDriverRescanParams struct {
 	Host xenapi.HostRef
 }
 
-// HostDriver: the explicit messages of class Host_driver.
+// HostDriver: a driver of a host that comes in several variants.
 type HostDriver interface {
+	// Select: uses a variant after the next reboot.
 	Select(ctx context.Context, c *Call, p HostDriverSelectParams) error
+	// Deselect: uses no selected variant after the next reboot.
 	Deselect(ctx context.Context, c *Call, p HostDriverDeselectParams) error
+	// Rescan: looks again which drivers and variants a host has.
 	Rescan(ctx context.Context, c *Call, p HostDriverRescanParams) error
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// HostMetrics: the explicit messages of class host_metrics.
+// HostMetrics: liveness and memory of a host.
 type HostMetrics interface {
 }
 

@@ -15,9 +15,11 @@ type HostPatchApplyParams struct {
 	Self xenapi.HostPatchRef
 }
 
-// HostPatch: the explicit messages of class host_patch.
+// HostPatch: the application of an old-style patch to a host; pool_update replaces it.
 type HostPatch interface {
+	// Destroy: removes the record; the host stays patched.
 	Destroy(ctx context.Context, c *Call, p HostPatchDestroyParams) error
+	// Apply: applies the patch; pool_update.apply replaces it.
 	Apply(ctx context.Context, c *Call, p HostPatchApplyParams) (string, error)
 }
 

@@ -13,8 +13,9 @@ type LVHDEnableThinProvisioningParams struct {
 	AllocationQuantum int64
 }
 
-// LVHD: the explicit messages of class LVHD.
+// LVHD: the one special message about LVM storage.
 type LVHD interface {
+	// EnableThinProvisioning: would turn an LVM SR into a thinly provisioned one; withdrawn.
 	EnableThinProvisioning(ctx context.Context, c *Call, p LVHDEnableThinProvisioningParams) (string, error)
 }
 

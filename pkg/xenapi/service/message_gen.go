@@ -57,18 +57,29 @@ type MessageGetAllRecordsWhereParams struct {
 	Expr string
 }
 
-// Message: the explicit messages of class message.
+// Message: an alert about an object, kept until someone deletes it.
 type Message interface {
+	// Create: makes an alert about an object, and returns it.
 	Create(ctx context.Context, c *Call, p MessageCreateParams) (xenapi.MessageRef, error)
+	// Destroy: deletes the alert.
 	Destroy(ctx context.Context, c *Call, p MessageDestroyParams) error
+	// DestroyMany: deletes these alerts in one call.
 	DestroyMany(ctx context.Context, c *Call, p MessageDestroyManyParams) error
+	// DestroyAll: deletes all alerts that match the filters: class, object, priority or time.
 	DestroyAll(ctx context.Context, c *Call, p MessageDestroyAllParams) error
+	// Get: returns the alerts about one object since a time.
 	Get(ctx context.Context, c *Call, p MessageGetParams) (map[string]xenapi.Record, error)
+	// GetAll: lists all alerts.
 	GetAll(ctx context.Context, c *Call) ([]xenapi.MessageRef, error)
+	// GetSince: returns all alerts since a time.
 	GetSince(ctx context.Context, c *Call, p MessageGetSinceParams) (map[string]xenapi.Record, error)
+	// GetRecord: returns the alert's record.
 	GetRecord(ctx context.Context, c *Call, p MessageGetRecordParams) (*xenapi.Message, error)
+	// GetByUUID: finds an alert by its uuid.
 	GetByUUID(ctx context.Context, c *Call, p MessageGetByUUIDParams) (xenapi.MessageRef, error)
+	// GetAllRecords: returns the records of all alerts.
 	GetAllRecords(ctx context.Context, c *Call) (map[string]xenapi.Record, error)
+	// GetAllRecordsWhere: returns the records of the alerts that match an expression.
 	GetAllRecordsWhere(ctx context.Context, c *Call, p MessageGetAllRecordsWhereParams) (map[string]xenapi.Record, error)
 }
 

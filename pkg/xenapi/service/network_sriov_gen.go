@@ -21,10 +21,13 @@ type NetworkSriovGetRemainingCapacityParams struct {
 	Self xenapi.NetworkSriovRef
 }
 
-// NetworkSriov: the explicit messages of class network_sriov.
+// NetworkSriov: a network card of a host that hands its virtual functions to VMs.
 type NetworkSriov interface {
+	// Create: switches SR-IOV on at a port for the network, and returns it.
 	Create(ctx context.Context, c *Call, p NetworkSriovCreateParams) (xenapi.NetworkSriovRef, error)
+	// Destroy: switches SR-IOV off at the port.
 	Destroy(ctx context.Context, c *Call, p NetworkSriovDestroyParams) error
+	// GetRemainingCapacity: returns how many functions are still free.
 	GetRemainingCapacity(ctx context.Context, c *Call, p NetworkSriovGetRemainingCapacityParams) (int64, error)
 }
 

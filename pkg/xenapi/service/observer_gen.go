@@ -47,14 +47,21 @@ type ObserverSetComponentsParams struct {
 	Value []string
 }
 
-// Observer: the explicit messages of class Observer.
+// Observer: a rule of what to trace in the pool and where to send the traces.
 type Observer interface {
+	// Register: puts the rule in force on a host.
 	Register(ctx context.Context, c *Call, p ObserverRegisterParams) error
+	// Unregister: takes the rule out of force on a host.
 	Unregister(ctx context.Context, c *Call, p ObserverUnregisterParams) error
+	// SetHosts: sets the hosts that it is in force on.
 	SetHosts(ctx context.Context, c *Call, p ObserverSetHostsParams) error
+	// SetEnabled: switches tracing on or off.
 	SetEnabled(ctx context.Context, c *Call, p ObserverSetEnabledParams) error
+	// SetAttributes: replaces the pairs added to every trace.
 	SetAttributes(ctx context.Context, c *Call, p ObserverSetAttributesParams) error
+	// SetEndpoints: replaces where traces go.
 	SetEndpoints(ctx context.Context, c *Call, p ObserverSetEndpointsParams) error
+	// SetComponents: replaces the components that are traced.
 	SetComponents(ctx context.Context, c *Call, p ObserverSetComponentsParams) error
 }
 

@@ -20,10 +20,13 @@ type PCIGetDom0AccessStatusParams struct {
 	Self xenapi.PCIRef
 }
 
-// PCI: the explicit messages of class PCI.
+// PCI: a PCI device of a host.
 type PCI interface {
+	// DisableDom0Access: takes the device from dom0 after the next reboot; returns the new state.
 	DisableDom0Access(ctx context.Context, c *Call, p PCIDisableDom0AccessParams) (xenapi.PCIDom0Access, error)
+	// EnableDom0Access: gives the device to dom0 after the next reboot; returns the new state.
 	EnableDom0Access(ctx context.Context, c *Call, p PCIEnableDom0AccessParams) (xenapi.PCIDom0Access, error)
+	// GetDom0AccessStatus: returns whether dom0 uses the device, now and after a reboot.
 	GetDom0AccessStatus(ctx context.Context, c *Call, p PCIGetDom0AccessStatusParams) (xenapi.PCIDom0Access, error)
 }
 

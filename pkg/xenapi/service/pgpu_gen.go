@@ -45,14 +45,21 @@ type PGPUDisableDom0AccessParams struct {
 	Self xenapi.PGPURef
 }
 
-// PGPU: the explicit messages of class PGPU.
+// PGPU: a physical GPU of a host.
 type PGPU interface {
+	// AddEnabledVGPUTypes: allows one more kind of virtual GPU on it.
 	AddEnabledVGPUTypes(ctx context.Context, c *Call, p PGPUAddEnabledVGPUTypesParams) error
+	// RemoveEnabledVGPUTypes: no longer allows a kind of virtual GPU; none of it may be running there.
 	RemoveEnabledVGPUTypes(ctx context.Context, c *Call, p PGPURemoveEnabledVGPUTypesParams) error
+	// SetEnabledVGPUTypes: replaces the kinds of virtual GPU allowed on it.
 	SetEnabledVGPUTypes(ctx context.Context, c *Call, p PGPUSetEnabledVGPUTypesParams) error
+	// SetGPUGroup: moves it to another group of like GPUs; nothing may run on it.
 	SetGPUGroup(ctx context.Context, c *Call, p PGPUSetGPUGroupParams) error
+	// GetRemainingCapacity: returns how many more virtual GPUs of a kind fit on it.
 	GetRemainingCapacity(ctx context.Context, c *Call, p PGPUGetRemainingCapacityParams) (int64, error)
+	// EnableDom0Access: gives it to dom0 after the next reboot; PCI.enable_dom0_access replaces it.
 	EnableDom0Access(ctx context.Context, c *Call, p PGPUEnableDom0AccessParams) (xenapi.PCIDom0Access, error)
+	// DisableDom0Access: takes it from dom0 after the next reboot; PCI.disable_dom0_access replaces it.
 	DisableDom0Access(ctx context.Context, c *Call, p PGPUDisableDom0AccessParams) (xenapi.PCIDom0Access, error)
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// PIFMetrics: the explicit messages of class PIF_metrics.
+// PIFMetrics: state and hardware of a host's network interface.
 type PIFMetrics interface {
 }
 

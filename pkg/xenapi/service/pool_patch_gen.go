@@ -43,14 +43,21 @@ type PoolPatchCleanOnHostParams struct {
 	Host xenapi.HostRef
 }
 
-// PoolPatch: the explicit messages of class pool_patch.
+// PoolPatch: an old-style patch of the pool; pool_update replaces it.
 type PoolPatch interface {
+	// Apply: applies the patch to a host; pool_update.apply replaces it.
 	Apply(ctx context.Context, c *Call, p PoolPatchApplyParams) (string, error)
+	// PoolApply: applies the patch to all hosts; pool_update.pool_apply replaces it.
 	PoolApply(ctx context.Context, c *Call, p PoolPatchPoolApplyParams) error
+	// Precheck: checks whether the patch can be applied to a host; pool_update.precheck replaces it.
 	Precheck(ctx context.Context, c *Call, p PoolPatchPrecheckParams) (string, error)
+	// Clean: deletes the patch's file on this host.
 	Clean(ctx context.Context, c *Call, p PoolPatchCleanParams) error
+	// PoolClean: deletes the patch's file on all hosts; pool_update.pool_clean replaces it.
 	PoolClean(ctx context.Context, c *Call, p PoolPatchPoolCleanParams) error
+	// Destroy: deletes the patch and its records; pool_update.destroy replaces it.
 	Destroy(ctx context.Context, c *Call, p PoolPatchDestroyParams) error
+	// CleanOnHost: deletes the patch's file on a host.
 	CleanOnHost(ctx context.Context, c *Call, p PoolPatchCleanOnHostParams) error
 }
 

@@ -53,16 +53,25 @@ type PoolUpdateResyncHostParams struct {
 	Host xenapi.HostRef
 }
 
-// PoolUpdate: the explicit messages of class pool_update.
+// PoolUpdate: an update package, uploaded as an ISO image.
 type PoolUpdate interface {
+	// Introduce: records the package in an image after checking its signature, and returns it.
 	Introduce(ctx context.Context, c *Call, p PoolUpdateIntroduceParams) (xenapi.PoolUpdateRef, error)
+	// Precheck: runs the package's own checks on a host; tells what would be patched without a reboot.
 	Precheck(ctx context.Context, c *Call, p PoolUpdatePrecheckParams) (xenapi.LivepatchStatus, error)
+	// Apply: installs the package on a host.
 	Apply(ctx context.Context, c *Call, p PoolUpdateApplyParams) error
+	// PoolApply: installs the package on all hosts that lack it.
 	PoolApply(ctx context.Context, c *Call, p PoolUpdatePoolApplyParams) error
+	// PoolClean: deletes the package's image; its record stays.
 	PoolClean(ctx context.Context, c *Call, p PoolUpdatePoolCleanParams) error
+	// Destroy: deletes the record of a package that no host has applied, and its image.
 	Destroy(ctx context.Context, c *Call, p PoolUpdateDestroyParams) error
+	// Attach: makes the package's contents readable to a host and returns their URL.
 	Attach(ctx context.Context, c *Call, p PoolUpdateAttachParams) (string, error)
+	// Detach: takes the package's contents away again.
 	Detach(ctx context.Context, c *Call, p PoolUpdateDetachParams) error
+	// ResyncHost: corrects which packages a host has applied.
 	ResyncHost(ctx context.Context, c *Call, p PoolUpdateResyncHostParams) error
 }
 

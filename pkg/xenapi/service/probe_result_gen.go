@@ -2,7 +2,7 @@
 
 package service
 
-// ProbeResult: the explicit messages of class probe_result.
+// ProbeResult: one thing that SR.probe_ext found on a target.
 type ProbeResult interface {
 }
 

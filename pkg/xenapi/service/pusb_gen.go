@@ -16,9 +16,11 @@ type PUSBSetPassthroughEnabledParams struct {
 	Value bool
 }
 
-// PUSB: the explicit messages of class PUSB.
+// PUSB: a USB device plugged into a host.
 type PUSB interface {
+	// Scan: brings a host's USB objects in line with what is plugged in.
 	Scan(ctx context.Context, c *Call, p PUSBScanParams) error
+	// SetPassthroughEnabled: allows or forbids passing it through; not while a VM has it.
 	SetPassthroughEnabled(ctx context.Context, c *Call, p PUSBSetPassthroughEnabledParams) error
 }
 

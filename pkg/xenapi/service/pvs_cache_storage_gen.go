@@ -2,7 +2,7 @@
 
 package service
 
-// PVSCacheStorage: the explicit messages of class PVS_cache_storage.
+// PVSCacheStorage: space on a host where disks streamed from PVS are cached.
 type PVSCacheStorage interface {
 }
 

@@ -16,9 +16,11 @@ type PVSProxyDestroyParams struct {
 	Self xenapi.PVSProxyRef
 }
 
-// PVSProxy: the explicit messages of class PVS_proxy.
+// PVSProxy: caches what a VM streams from PVS through one of its interfaces.
 type PVSProxy interface {
+	// Create: puts a cache behind the interface, and returns it.
 	Create(ctx context.Context, c *Call, p PVSProxyCreateParams) (xenapi.PVSProxyRef, error)
+	// Destroy: removes the cache from the interface.
 	Destroy(ctx context.Context, c *Call, p PVSProxyDestroyParams) error
 }
 

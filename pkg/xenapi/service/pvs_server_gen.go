@@ -18,9 +18,11 @@ type PVSServerForgetParams struct {
 	Self xenapi.PVSServerRef
 }
 
-// PVSServer: the explicit messages of class PVS_server.
+// PVSServer: a PVS server of a site.
 type PVSServer interface {
+	// Introduce: records a server, and returns it.
 	Introduce(ctx context.Context, c *Call, p PVSServerIntroduceParams) (xenapi.PVSServerRef, error)
+	// Forget: removes the record of a server.
 	Forget(ctx context.Context, c *Call, p PVSServerForgetParams) error
 }
 

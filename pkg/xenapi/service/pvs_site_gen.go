@@ -23,10 +23,13 @@ type PVSSiteSetPVSUUIDParams struct {
 	Value string
 }
 
-// PVSSite: the explicit messages of class PVS_site.
+// PVSSite: a PVS installation that VMs stream their disks from.
 type PVSSite interface {
+	// Introduce: records a site, and returns it.
 	Introduce(ctx context.Context, c *Call, p PVSSiteIntroduceParams) (xenapi.PVSSiteRef, error)
+	// Forget: removes the record of a site; nothing may use it.
 	Forget(ctx context.Context, c *Call, p PVSSiteForgetParams) error
+	// SetPVSUUID: sets the identity that the installation gives itself.
 	SetPVSUUID(ctx context.Context, c *Call, p PVSSiteSetPVSUUIDParams) error
 }
 

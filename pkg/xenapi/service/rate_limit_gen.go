@@ -29,11 +29,15 @@ type RateLimitSetFillRateParams struct {
 	Value float64
 }
 
-// RateLimit: the explicit messages of class Rate_limit.
+// RateLimit: a limit on how much certain clients may ask, kept as a token bucket.
 type RateLimit interface {
+	// AddCaller: holds one more client to the limit.
 	AddCaller(ctx context.Context, c *Call, p RateLimitAddCallerParams) error
+	// RemoveCaller: no longer holds the client to the limit.
 	RemoveCaller(ctx context.Context, c *Call, p RateLimitRemoveCallerParams) error
+	// SetBurstSize: sets the tokens that can be saved up.
 	SetBurstSize(ctx context.Context, c *Call, p RateLimitSetBurstSizeParams) error
+	// SetFillRate: sets the tokens gained in a second.
 	SetFillRate(ctx context.Context, c *Call, p RateLimitSetFillRateParams) error
 }
 

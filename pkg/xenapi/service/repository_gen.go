@@ -56,14 +56,21 @@ type RepositoryApplyLivepatchParams struct {
 	ToRelease   string
 }
 
-// Repository: the explicit messages of class Repository.
+// Repository: a source of updates for hosts.
 type Repository interface {
+	// Introduce: records a remote source, and returns it.
 	Introduce(ctx context.Context, c *Call, p RepositoryIntroduceParams) (xenapi.RepositoryRef, error)
+	// IntroduceBundle: records the source that uploaded bundles go to, and returns it.
 	IntroduceBundle(ctx context.Context, c *Call, p RepositoryIntroduceBundleParams) (xenapi.RepositoryRef, error)
+	// IntroduceRemotePool: records another pool as source, and returns it.
 	IntroduceRemotePool(ctx context.Context, c *Call, p RepositoryIntroduceRemotePoolParams) (xenapi.RepositoryRef, error)
+	// Forget: removes the record of a source that is not in use.
 	Forget(ctx context.Context, c *Call, p RepositoryForgetParams) error
+	// Apply: installs its updates on a host.
 	Apply(ctx context.Context, c *Call, p RepositoryApplyParams) error
+	// SetGpgkeyPath: sets the file with the key that signs it.
 	SetGpgkeyPath(ctx context.Context, c *Call, p RepositorySetGpgkeyPathParams) error
+	// ApplyLivepatch: patches a running component of a host.
 	ApplyLivepatch(ctx context.Context, c *Call, p RepositoryApplyLivepatchParams) error
 }
 

@@ -25,11 +25,15 @@ type RoleGetByPermissionNameLabelParams struct {
 	Label string
 }
 
-// Role: the explicit messages of class role.
+// Role: a set of permissions under a name; a permission is itself a role without parts.
 type Role interface {
+	// GetPermissions: lists the permissions in the role, through all levels.
 	GetPermissions(ctx context.Context, c *Call, p RoleGetPermissionsParams) ([]xenapi.RoleRef, error)
+	// GetPermissionsNameLabel: lists the names of the permissions in the role, through all levels.
 	GetPermissionsNameLabel(ctx context.Context, c *Call, p RoleGetPermissionsNameLabelParams) ([]string, error)
+	// GetByPermission: lists the roles that hold a permission.
 	GetByPermission(ctx context.Context, c *Call, p RoleGetByPermissionParams) ([]xenapi.RoleRef, error)
+	// GetByPermissionNameLabel: lists the roles that hold the permission of this name.
 	GetByPermissionNameLabel(ctx context.Context, c *Call, p RoleGetByPermissionNameLabelParams) ([]xenapi.RoleRef, error)
 }
 

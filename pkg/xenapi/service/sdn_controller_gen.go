@@ -17,9 +17,11 @@ type SDNControllerForgetParams struct {
 	Self xenapi.SDNControllerRef
 }
 
-// SDNController: the explicit messages of class SDN_controller.
+// SDNController: the controller that programs the virtual switches.
 type SDNController interface {
+	// Introduce: has the switches of all hosts use a controller, and returns it.
 	Introduce(ctx context.Context, c *Call, p SDNControllerIntroduceParams) (xenapi.SDNControllerRef, error)
+	// Forget: no longer uses the controller.
 	Forget(ctx context.Context, c *Call, p SDNControllerForgetParams) error
 }
 

@@ -12,8 +12,9 @@ type SecretIntroduceParams struct {
 	OtherConfig map[string]string
 }
 
-// Secret: the explicit messages of class secret.
+// Secret: a password that other objects name by uuid, so that it shows up nowhere else.
 type Secret interface {
+	// Introduce: records a secret with a given uuid, for a host that joins.
 	Introduce(ctx context.Context, c *Call, p SecretIntroduceParams) (xenapi.SecretRef, error)
 }
 

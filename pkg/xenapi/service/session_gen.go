@@ -46,17 +46,27 @@ type SessionLogoutSubjectIdentifierParams struct {
 	SubjectIdentifier string
 }
 
-// Session: the explicit messages of class session.
+// Session: a login; its reference is the secret that authorizes every other call.
 type Session interface {
+	// LoginWithPassword: logs in; the reference returned goes first in every other call.
 	LoginWithPassword(ctx context.Context, c *Call, p SessionLoginWithPasswordParams) (xenapi.SessionRef, error)
+	// Logout: ends the session.
 	Logout(ctx context.Context, c *Call) error
+	// ChangePassword: changes root's password on all hosts, given the old one.
 	ChangePassword(ctx context.Context, c *Call, p SessionChangePasswordParams) error
+	// SlaveLogin: logs a host in with the pool secret.
 	SlaveLogin(ctx context.Context, c *Call, p SessionSlaveLoginParams) (xenapi.SessionRef, error)
+	// SlaveLocalLogin: logs a host in with the pool secret, for the calls that need no master.
 	SlaveLocalLogin(ctx context.Context, c *Call, p SessionSlaveLocalLoginParams) (xenapi.SessionRef, error)
+	// SlaveLocalLoginWithPassword: logs in at a host itself, for the calls that need no master.
 	SlaveLocalLoginWithPassword(ctx context.Context, c *Call, p SessionSlaveLocalLoginWithPasswordParams) (xenapi.SessionRef, error)
+	// CreateFromDBFile: opens a saved database file for reading and returns a session on it.
 	CreateFromDBFile(ctx context.Context, c *Call, p SessionCreateFromDBFileParams) (xenapi.SessionRef, error)
+	// LocalLogout: ends a session that was made at the host itself.
 	LocalLogout(ctx context.Context, c *Call) error
+	// GetAllSubjectIdentifiers: lists the directory users that have sessions.
 	GetAllSubjectIdentifiers(ctx context.Context, c *Call) ([]string, error)
+	// LogoutSubjectIdentifier: ends all sessions of a directory user, except this one.
 	LogoutSubjectIdentifier(ctx context.Context, c *Call, p SessionLogoutSubjectIdentifierParams) error
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// SM: the explicit messages of class SM.
+// SM: a storage driver that is installed.
 type SM interface {
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// SRStat: the explicit messages of class sr_stat.
+// SRStat: an SR as its driver sees it on the storage.
 type SRStat interface {
 }
 

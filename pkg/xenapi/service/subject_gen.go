@@ -22,10 +22,13 @@ type SubjectGetPermissionsNameLabelParams struct {
 	Self xenapi.SubjectRef
 }
 
-// Subject: the explicit messages of class subject.
+// Subject: a directory user or group that may log in, with its roles.
 type Subject interface {
+	// AddToRoles: gives it a role; open sessions keep what they had.
 	AddToRoles(ctx context.Context, c *Call, p SubjectAddToRolesParams) error
+	// RemoveFromRoles: takes a role away.
 	RemoveFromRoles(ctx context.Context, c *Call, p SubjectRemoveFromRolesParams) error
+	// GetPermissionsNameLabel: lists the names of all calls that it may make.
 	GetPermissionsNameLabel(ctx context.Context, c *Call, p SubjectGetPermissionsNameLabelParams) ([]string, error)
 }
 

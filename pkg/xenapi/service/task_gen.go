@@ -64,17 +64,27 @@ type TaskSetOtherConfigParams struct {
 	Value map[string]string
 }
 
-// Task: the explicit messages of class task.
+// Task: a call that runs in the background, with its progress and result; also a client's own marker.
 type Task interface {
+	// Create: makes a task that the client itself keeps up to date, and returns it.
 	Create(ctx context.Context, c *Call, p TaskCreateParams) (xenapi.TaskRef, error)
+	// Destroy: removes the task; what it runs is not stopped.
 	Destroy(ctx context.Context, c *Call, p TaskDestroyParams) error
+	// Cancel: asks what the task runs to stop; it may still succeed.
 	Cancel(ctx context.Context, c *Call, p TaskCancelParams) error
+	// SetStatus: sets the status of a client's own task; an end state sets finished as well.
 	SetStatus(ctx context.Context, c *Call, p TaskSetStatusParams) error
+	// SetProgress: sets the part done of a client's own task, from 0.0 to 1.0.
 	SetProgress(ctx context.Context, c *Call, p TaskSetProgressParams) error
+	// SetResult: sets the result of a client's own task.
 	SetResult(ctx context.Context, c *Call, p TaskSetResultParams) error
+	// SetErrorInfo: sets the error of a client's own task: code, then parameters.
 	SetErrorInfo(ctx context.Context, c *Call, p TaskSetErrorInfoParams) error
+	// AddToOtherConfig: adds a key to other_config.
 	AddToOtherConfig(ctx context.Context, c *Call, p TaskAddToOtherConfigParams) error
+	// RemoveFromOtherConfig: drops a key of other_config.
 	RemoveFromOtherConfig(ctx context.Context, c *Call, p TaskRemoveFromOtherConfigParams) error
+	// SetOtherConfig: replaces other_config.
 	SetOtherConfig(ctx context.Context, c *Call, p TaskSetOtherConfigParams) error
 }
 

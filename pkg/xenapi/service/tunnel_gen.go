@@ -17,9 +17,11 @@ type TunnelDestroyParams struct {
 	Self xenapi.TunnelRef
 }
 
-// Tunnel: the explicit messages of class tunnel.
+// Tunnel: a network between hosts, carried over another one by the SDN controller.
 type Tunnel interface {
+	// Create: makes a tunnel over an interface, and returns it.
 	Create(ctx context.Context, c *Call, p TunnelCreateParams) (xenapi.TunnelRef, error)
+	// Destroy: removes the tunnel and its inner interface.
 	Destroy(ctx context.Context, c *Call, p TunnelDestroyParams) error
 }
 

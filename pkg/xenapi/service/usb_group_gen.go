@@ -17,9 +17,11 @@ type USBGroupDestroyParams struct {
 	Self xenapi.USBGroupRef
 }
 
-// USBGroup: the explicit messages of class USB_group.
+// USBGroup: USB devices of the pool from which a VM gets one.
 type USBGroup interface {
+	// Create: makes an empty group, and returns it.
 	Create(ctx context.Context, c *Call, p USBGroupCreateParams) (xenapi.USBGroupRef, error)
+	// Destroy: removes an empty group.
 	Destroy(ctx context.Context, c *Call, p USBGroupDestroyParams) error
 }
 

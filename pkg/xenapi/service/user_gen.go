@@ -2,7 +2,7 @@
 
 package service
 
-// User: the explicit messages of class user.
+// User: a local user; subjects and PAM replace it.
 type User interface {
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// VBDMetrics: the explicit messages of class VBD_metrics.
+// VBDMetrics: former statistics of a drive; recorded statistics replace it.
 type VBDMetrics interface {
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// VDINBDServerInfo: the explicit messages of class vdi_nbd_server_info.
+// VDINBDServerInfo: an address from which a disk can be read over NBD.
 type VDINBDServerInfo interface {
 }
 

@@ -25,10 +25,13 @@ type VGPUAtomicSetResidentOnParams struct {
 	Value xenapi.PGPURef
 }
 
-// VGPU: the explicit messages of class VGPU.
+// VGPU: a virtual GPU of a VM, or a whole one passed through.
 type VGPU interface {
+	// Create: gives a halted VM a virtual GPU, and returns it.
 	Create(ctx context.Context, c *Call, p VGPUCreateParams) (xenapi.VGPURef, error)
+	// Destroy: takes the virtual GPU away; the VM must be halted.
 	Destroy(ctx context.Context, c *Call, p VGPUDestroyParams) error
+	// AtomicSetResidentOn: records the physical GPU that it runs on and clears the reservation, in one step.
 	AtomicSetResidentOn(ctx context.Context, c *Call, p VGPUAtomicSetResidentOnParams) error
 }
 

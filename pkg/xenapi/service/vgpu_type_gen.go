@@ -2,7 +2,7 @@
 
 package service
 
-// VGPUType: the explicit messages of class VGPU_type.
+// VGPUType: a kind of virtual GPU that physical ones can be divided into.
 type VGPUType interface {
 }
 

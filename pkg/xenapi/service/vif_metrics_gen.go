@@ -2,7 +2,7 @@
 
 package service
 
-// VIFMetrics: the explicit messages of class VIF_metrics.
+// VIFMetrics: former statistics of a VM's network interface; recorded statistics replace it.
 type VIFMetrics interface {
 }
 

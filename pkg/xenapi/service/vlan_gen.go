@@ -25,10 +25,13 @@ type VLANDestroyParams struct {
 	Self xenapi.VLANRef
 }
 
-// VLAN: the explicit messages of class VLAN.
+// VLAN: a tagged network over a host's interface.
 type VLAN interface {
+	// PoolIntroduce: records a VLAN for another component of the pool.
 	PoolIntroduce(ctx context.Context, c *Call, p VLANPoolIntroduceParams) (xenapi.VLANRef, error)
+	// Create: makes a VLAN over an interface, brings it up, and returns it.
 	Create(ctx context.Context, c *Call, p VLANCreateParams) (xenapi.VLANRef, error)
+	// Destroy: removes the VLAN and its untagged interface.
 	Destroy(ctx context.Context, c *Call, p VLANDestroyParams) error
 }
 

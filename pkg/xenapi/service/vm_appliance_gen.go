@@ -45,14 +45,21 @@ type VMApplianceRecoverParams struct {
 	Force     bool
 }
 
-// VMAppliance: the explicit messages of class VM_appliance.
+// VMAppliance: VMs that are started and stopped together, in their order.
 type VMAppliance interface {
+	// Start: starts its VMs, those with equal order at once; paused if asked.
 	Start(ctx context.Context, c *Call, p VMApplianceStartParams) error
+	// CleanShutdown: shuts its VMs down cleanly, in reverse order.
 	CleanShutdown(ctx context.Context, c *Call, p VMApplianceCleanShutdownParams) error
+	// HardShutdown: stops its VMs at once, in reverse order.
 	HardShutdown(ctx context.Context, c *Call, p VMApplianceHardShutdownParams) error
+	// Shutdown: shuts each VM down cleanly if that works, else hard, in reverse order.
 	Shutdown(ctx context.Context, c *Call, p VMApplianceShutdownParams) error
+	// AssertCanBeRecovered: fails if storage that its VMs need is missing in the pool to recover them in.
 	AssertCanBeRecovered(ctx context.Context, c *Call, p VMApplianceAssertCanBeRecoveredParams) error
+	// GetSRsRequiredForRecovery: lists the SRs that must be attached before its VMs can be recovered.
 	GetSRsRequiredForRecovery(ctx context.Context, c *Call, p VMApplianceGetSRsRequiredForRecoveryParams) ([]xenapi.SRRef, error)
+	// Recover: copies its VMs from another pool's opened database into this pool.
 	Recover(ctx context.Context, c *Call, p VMApplianceRecoverParams) error
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// VMGroup: the explicit messages of class VM_group.
+// VMGroup: VMs whose placement on hosts depends on each other.
 type VMGroup interface {
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// VMGuestMetrics: the explicit messages of class VM_guest_metrics.
+// VMGuestMetrics: what the tools inside a guest report.
 type VMGuestMetrics interface {
 }
 

@@ -2,7 +2,7 @@
 
 package service
 
-// VMMetrics: the explicit messages of class VM_metrics.
+// VMMetrics: what the host knows about a VM, running or as it last was.
 type VMMetrics interface {
 }
 

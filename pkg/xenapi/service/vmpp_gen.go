@@ -161,7 +161,7 @@ type VMPPSetArchiveLastRunTimeParams struct {
 	Value time.Time
 }
 
-// VMPP: the explicit messages of class VMPP.
+// VMPP: a backup policy; withdrawn, and VMSS replaces it.
 type VMPP interface {
 	ProtectNow(ctx context.Context, c *Call, p VMPPProtectNowParams) (string, error)
 	ArchiveNow(ctx context.Context, c *Call, p VMPPArchiveNowParams) (string, error)

@@ -54,15 +54,23 @@ type VMSSSetTypeParams struct {
 	Value xenapi.VMSSType
 }
 
-// VMSS: the explicit messages of class VMSS.
+// VMSS: a schedule that takes snapshots of VMs and drops old ones.
 type VMSS interface {
+	// SnapshotNow: runs the schedule at once and returns what came of it.
 	SnapshotNow(ctx context.Context, c *Call, p VMSSSnapshotNowParams) (string, error)
+	// SetRetainedSnapshots: sets how many snapshots of each VM are kept.
 	SetRetainedSnapshots(ctx context.Context, c *Call, p VMSSSetRetainedSnapshotsParams) error
+	// SetFrequency: sets how often it runs; the keys of schedule must fit.
 	SetFrequency(ctx context.Context, c *Call, p VMSSSetFrequencyParams) error
+	// SetSchedule: replaces when it runs.
 	SetSchedule(ctx context.Context, c *Call, p VMSSSetScheduleParams) error
+	// AddToSchedule: adds a key to schedule.
 	AddToSchedule(ctx context.Context, c *Call, p VMSSAddToScheduleParams) error
+	// RemoveFromSchedule: drops a key of schedule.
 	RemoveFromSchedule(ctx context.Context, c *Call, p VMSSRemoveFromScheduleParams) error
+	// SetLastRunTime: records when it last ran.
 	SetLastRunTime(ctx context.Context, c *Call, p VMSSSetLastRunTimeParams) error
+	// SetType: sets whether it takes snapshots or checkpoints.
 	SetType(ctx context.Context, c *Call, p VMSSSetTypeParams) error
 }
 

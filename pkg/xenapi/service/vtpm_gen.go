@@ -27,11 +27,15 @@ type VTPMSetContentsParams struct {
 	Contents string
 }
 
-// VTPM: the explicit messages of class VTPM.
+// VTPM: a virtual TPM of a VM.
 type VTPM interface {
+	// Create: gives a halted VM a virtual TPM, and returns it; one a VM.
 	Create(ctx context.Context, c *Call, p VTPMCreateParams) (xenapi.VTPMRef, error)
+	// Destroy: deletes it and all keys in it; the VM must be halted.
 	Destroy(ctx context.Context, c *Call, p VTPMDestroyParams) error
+	// GetContents: returns its state, base64-encoded, for the emulator.
 	GetContents(ctx context.Context, c *Call, p VTPMGetContentsParams) (string, error)
+	// SetContents: stores its state, base64-encoded, for the emulator.
 	SetContents(ctx context.Context, c *Call, p VTPMSetContentsParams) error
 }
 

@@ -22,10 +22,13 @@ type VUSBDestroyParams struct {
 	Self xenapi.VUSBRef
 }
 
-// VUSB: the explicit messages of class VUSB.
+// VUSB: a USB device passed through to a VM.
 type VUSB interface {
+	// Create: plans to give a halted VM a device of the group, and returns it.
 	Create(ctx context.Context, c *Call, p VUSBCreateParams) (xenapi.VUSBRef, error)
+	// Unplug: takes the device away from the running VM.
 	Unplug(ctx context.Context, c *Call, p VUSBUnplugParams) error
+	// Destroy: removes it; not while attached.
 	Destroy(ctx context.Context, c *Call, p VUSBDestroyParams) error
 }
 
