@@ -25,7 +25,7 @@ const (
 // whole, in bytes. After a failure, or when ctx ends, nothing is left of the copy. When Copy returns it is on stable
 // storage.
 func Copy(ctx context.Context, src SR, srcID string, dst SR, spec VolumeSpec, progress func(done, total int64)) (Volume, error) {
-	alloc, ok := As[Allocator](dst)
+	alloc, ok := dst.(Allocator)
 	if !ok {
 		return Volume{}, ErrNotSupported
 	}

@@ -5,34 +5,6 @@ import (
 	"slices"
 )
 
-// As finds an optional capability of an SR through any decorators. It reports false when the driver's own SR lacks
-// it, whatever methods a decorator has; otherwise it returns the outermost layer that has it.
-func As[T any](sr SR) (T, bool) {
-	var none T
-	if _, ok := base(sr).(T); !ok {
-		return none, false
-	}
-	for {
-		if c, ok := sr.(T); ok {
-			return c, true
-		}
-		sr = sr.(unwrapper).Unwrap()
-	}
-}
-
-// unwrapper is a decorator of an SR.
-type unwrapper interface{ Unwrap() SR }
-
-func base(sr SR) SR {
-	for {
-		w, ok := sr.(unwrapper)
-		if !ok {
-			return sr
-		}
-		sr = w.Unwrap()
-	}
-}
-
 // Features returns what SM.features shows for a driver: XenServer's feature names with their versions, computed
 // from the interfaces that the driver and its SRs implement, so that what is advertised is what there is.
 func Features(d Driver) map[string]int64 {
@@ -40,10 +12,10 @@ func Features(d Driver) map[string]int64 {
 		"SR_UPDATE": 1, "VDI_ATTACH": 1, "VDI_DETACH": 1, "VDI_ACTIVATE": 1, "VDI_DEACTIVATE": 1,
 	}
 	sr := d.Model()
-	if _, ok := As[Allocator](sr); ok {
+	if _, ok := sr.(Allocator); ok {
 		f["VDI_CREATE"], f["VDI_DELETE"] = 1, 1
 	}
-	if _, ok := As[Resizer](sr); ok {
+	if _, ok := sr.(Resizer); ok {
 		f["VDI_RESIZE"] = 1
 	}
 	if _, ok := d.(Prober); ok {

@@ -18,7 +18,7 @@ func (s *suite) runFaults(t *testing.T) {
 		"create raw": func(f *fixture, _ string) error { return f.create(sm.FormatRaw) },
 		"destroy":    func(f *fixture, id string) error { return f.alloc().DestroyVolume(context.Background(), id) },
 		"resize": func(f *fixture, id string) error {
-			r, ok := sm.As[sm.Resizer](f.sr)
+			r, ok := f.sr.(sm.Resizer)
 			if !ok {
 				return nil
 			}

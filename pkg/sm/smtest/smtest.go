@@ -47,8 +47,8 @@ func Run(t *testing.T, h Harness) {
 	before := descriptors(t)
 	s := &suite{Harness: h}
 	model := h.New(nil).Model()
-	_, allocates := sm.As[sm.Allocator](model)
-	_, resizes := sm.As[sm.Resizer](model)
+	_, allocates := model.(sm.Allocator)
+	_, resizes := model.(sm.Resizer)
 
 	s.runSR(t)
 	s.runHolders(t)
@@ -124,7 +124,7 @@ func (f *fixture) detach() {
 }
 
 func (f *fixture) alloc() sm.Allocator {
-	a, _ := sm.As[sm.Allocator](f.sr)
+	a, _ := f.sr.(sm.Allocator)
 	return a
 }
 

@@ -194,7 +194,7 @@ func (s *suite) testWriters(t *testing.T) {
 	assertIs(t, f.alloc().DestroyVolume(t.Context(), id), sm.ErrInUse)
 	_, err := f.sr.OpenVolume(t.Context(), id, sm.ReadOnly)
 	assertIs(t, err, sm.ErrInUse)
-	if r, ok := sm.As[sm.Resizer](f.sr); ok {
+	if r, ok := f.sr.(sm.Resizer); ok {
 		_, err := r.ResizeVolume(t.Context(), id, 8<<20)
 		assertIs(t, err, sm.ErrInUse)
 	}
@@ -268,7 +268,7 @@ func (s *suite) runResize(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.write(v.ID, pattern(4<<20), 0)
-			r, _ := sm.As[sm.Resizer](f.sr)
+			r, _ := f.sr.(sm.Resizer)
 			for _, size := range []int64{4 << 20, 7<<20 + 1, 64 << 20} {
 				got, err := r.ResizeVolume(t.Context(), v.ID, size)
 				if err != nil || got.VirtualBytes < size || fmt.Sprint(got) != fmt.Sprint(f.scan()[v.ID]) {

@@ -34,7 +34,7 @@ func create(f File, foot footer) error {
 	}{
 		{reserve, foot.marshal()},
 		{head.table, bytes.Repeat([]byte{0xFF}, int(at-head.table))},
-		{at, marshalBatmapHeader(batmap, at+sector, int64(foot.size))},
+		{at, append(marshalBatmapHeader(batmap, at+sector, int64(foot.size)), batmap...)},
 		{int64(foot.dataOffset), head.marshal()},
 		{0, foot.marshal()},
 	} {

@@ -41,8 +41,9 @@ type Image struct {
 }
 
 // Open opens the image in f, which stays the caller's to close after Close. A damaged structure is a *FormatError
-// that names the field. Single blocks that the BAT places wrongly do not prevent opening: Broken lists them,
-// and their bytes can be neither read nor written. A differencing image is ErrDifferencing.
+// that names the field. Single blocks that the BAT places wrongly do not prevent opening for reading: Broken lists
+// them, and reading their bytes is the same error. For writing such an image is refused, since new blocks
+// could come to lie where a wrong entry points. A differencing image is ErrDifferencing.
 func Open(f File, writable bool) (*Image, error) {
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -70,10 +71,14 @@ func Open(f File, writable bool) (*Image, error) {
 		im.batmap = im.readBatmap()
 	}
 	im.bitmaps.limit = max(1, (1<<20)/int(bitmapBytes(im.head.block)))
-	if writable {
-		if err := im.cutTail(); err != nil {
-			return nil, err
-		}
+	if !writable {
+		return im, nil
+	}
+	if broken := im.Broken(); len(broken) > 0 {
+		return nil, broken[0]
+	}
+	if err := im.cutTail(); err != nil {
+		return nil, err
 	}
 	return im, nil
 }

@@ -26,7 +26,7 @@ func (im *Image) Resize(sizeBytes int64) error {
 		return ErrShrink
 	case !ok || rounded != sizeBytes:
 		return fmt.Errorf("%w: %d", ErrSize, sizeBytes)
-	case im.foot.kind == Fixed, !allZero(im.broken), int64(im.foot.dataOffset) > im.head.table:
+	case im.foot.kind == Fixed, int64(im.foot.dataOffset) > im.head.table:
 		return ErrLayout
 	}
 	if err := im.growTable(uint32(blocksOf(sizeBytes, BlockSize)), sizeBytes); err != nil {

@@ -44,9 +44,6 @@ func (im *Image) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (im *Image) writeBlock(p []byte, block, within int64) error {
-	if err := im.brokenBlock(block); err != nil {
-		return err
-	}
 	if start, end := within/sector*sector, roundUp(within+int64(len(p)), sector); end-start != int64(len(p)) {
 		whole := make([]byte, end-start)
 		if err := im.readBlock(whole, block, start); err != nil {
@@ -190,16 +187,17 @@ func (im *Image) extend(end int64) error {
 	return nil
 }
 
-// cutTail ends the file with a footer right behind the last block, whatever lay there.
+// cutTail ends the file with a footer right behind the last block, whatever lay there. It cuts first, so that a full
+// medium has room for the footer.
 func (im *Image) cutTail() error {
 	if im.foot.kind == Fixed || im.fileEnd == im.dataEnd+footerSize {
 		return nil
 	}
 	im.fileEnd = unknown
-	if _, err := im.f.WriteAt(im.foot.marshal(), im.dataEnd); err != nil {
+	if err := im.f.Truncate(im.dataEnd); err != nil {
 		return fmt.Errorf("vhd: footer: %w", err)
 	}
-	if err := im.f.Truncate(im.dataEnd + footerSize); err != nil {
+	if _, err := im.f.WriteAt(im.foot.marshal(), im.dataEnd); err != nil {
 		return fmt.Errorf("vhd: footer: %w", err)
 	}
 	im.fileEnd = im.dataEnd + footerSize
