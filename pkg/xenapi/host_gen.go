@@ -24,7 +24,7 @@ type Host struct {
 	APIVersionVendorImplementation  map[string]string               // details of the implementation, by key.
 	Enabled                         bool                            // new VMs may start on it; false in maintenance.
 	SoftwareVersion                 map[string]string               // versions of product, hypervisor, kernel and so on, by key; clients read product_version.
-	OtherConfig                     map[string]string               // free key-value data of clients; a few keys, such as multipathing, change behaviour.
+	OtherConfig                     map[string]string               // free key-value data of clients; a few keys, such as multipathing, have an effect.
 	Capabilities                    []string                        // guest types that the hypervisor runs, in its words, such as hvm-3.0-x86_64.
 	CPUConfiguration                map[string]string               // CPU settings of the hypervisor, by key.
 	SchedPolicy                     string                          // CPU scheduler of the hypervisor, such as credit2.
@@ -43,7 +43,7 @@ type Host struct {
 	Hostname                        string                          // name of the machine in its own network settings.
 	Address                         string                          // IP address by which the pool reaches it; follows the management interface.
 	Metrics                         HostMetricsRef                  // liveness and memory; always set.
-	LicenseParams                   map[string]string               // what the licence allows and until when, by key.
+	LicenseParams                   map[string]string               // what the license allows and until when, by key.
 	BootFreeMem                     int64                           // bytes that were free for VMs right after boot.
 	HAStatefiles                    []string                        // paths of the state files that HA uses on it; empty without HA.
 	HANetworkPeers                  []string                        // uuids of the hosts whose heartbeats it saw; empty without HA.
@@ -52,8 +52,8 @@ type Host struct {
 	ExternalAuthType                string                          // directory plug-in in use, such as AD; empty for none.
 	ExternalAuthServiceName         string                          // name of the directory service or domain; empty for none.
 	ExternalAuthConfiguration       map[string]string               // settings of the directory plug-in, without passwords.
-	Edition                         string                          // licence edition that is applied.
-	LicenseServer                   map[string]string               // address and port of the licence server.
+	Edition                         string                          // license edition that is applied.
+	LicenseServer                   map[string]string               // address and port of the license server.
 	BIOSStrings                     map[string]string               // firmware strings by key, such as bios-vendor and system-product-name.
 	PowerOnMode                     string                          // how another host can wake it: wake-on-lan, DRAC, a plug-in's name, or empty for not at all.
 	PowerOnConfig                   map[string]string               // settings of power_on_mode, such as address and user; passwords are kept as secrets.
@@ -73,7 +73,7 @@ type Host struct {
 	Multipathing                    bool                            // storage is reached over several paths where there are.
 	UefiCertificates                string                          // Secure Boot certificates as a base64 archive; the pool's field replaces it.
 	Certificates                    []CertificateRef                // TLS certificates installed on it.
-	Editions                        []string                        // licence editions that could be applied.
+	Editions                        []string                        // license editions that could be applied.
 	PendingGuidances                []UpdateGuidances               // what must be done for installed updates to take effect, such as reboot_host.
 	TLSVerificationEnabled          bool                            // certificates are checked on connections to other hosts.
 	LastSoftwareUpdate              time.Time                       // when updates were last applied, UTC; the epoch for never.

@@ -18,7 +18,7 @@ type Network struct {
 	VIFs               []VIFRef                  // interfaces of VMs on it.
 	PIFs               []PIFRef                  // host interfaces on it, one a host at most; without any it is internal.
 	MTU                int64                     // largest packet in bytes, 1500 by default; VIFs and PIFs follow it.
-	OtherConfig        map[string]string         // free key-value data of clients; some keys, such as static-routes, change behaviour.
+	OtherConfig        map[string]string         // free key-value data of clients; some keys, such as static-routes, have an effect.
 	Bridge             string                    // name of the bridge on every host; chosen (xapiN, xenbrN) if not given.
 	Managed            bool                      // xapid makes and removes the bridge; false leaves that to the administrator.
 	Blobs              map[string]string         // binary data attached by name.

@@ -19,7 +19,7 @@ type Pool struct {
 	DefaultSR                          SRRef                   // SR for new disks when none is named; null for none.
 	SuspendImageSR                     SRRef                   // SR for memory images when the VM names none; null leaves it to the host.
 	CrashDumpSR                        SRRef                   // SR for crash dumps; null leaves it to the host.
-	OtherConfig                        map[string]string       // free key-value data of clients; a few keys, such as auto_poweron, change behaviour.
+	OtherConfig                        map[string]string       // free key-value data of clients; a few keys, such as auto_poweron, have an effect.
 	HAEnabled                          bool                    // failed hosts are fenced and their protected VMs restarted.
 	HAConfiguration                    map[string]string       // settings given to enable_ha, such as timeout in seconds.
 	HAStatefiles                       []string                // disks that hold HA's state; empty without HA.
@@ -39,7 +39,7 @@ type Pool struct {
 	RedoLogEnabled                     bool                    // database changes are also written to a disk, so that a new master finds them.
 	RedoLogVDI                         VDIRef                  // disk that holds those database changes; null when off.
 	VswitchController                  string                  // address of the OpenFlow controller; SDN_controller replaces it.
-	Restrictions                       map[string]string       // features that the licences of the hosts forbid, as restrict_* keys.
+	Restrictions                       map[string]string       // features that the licenses of the hosts forbid, as restrict_* keys.
 	MetadataVDIs                       []VDIRef                // disks that a replica of this pool's database is written to.
 	HAClusterStack                     string                  // cluster software under HA; xhad by default.
 	AllowedOperations                  []PoolAllowedOperations // operations that would be accepted in the present state; computed, never stored.
@@ -74,7 +74,7 @@ type Pool struct {
 	UpdateSyncDay                      int64                   // day of the weekly synchronization, 0 for Sunday to 6.
 	UpdateSyncEnabled                  bool                    // updates are synchronized on that schedule.
 	Recommendations                    map[string]string       // limits for clients to respect, by key.
-	LicenseServer                      map[string]string       // address and port of the licence server for all hosts.
+	LicenseServer                      map[string]string       // address and port of the license server for all hosts.
 	HARebootVMOnInternalShutdown       bool                    // under HA, restart protected VMs that shut down from inside.
 	LimitConsoleSessions               bool                    // only one console session a VM and host is allowed.
 	VMConsoleIdleTimeout               int64                   // seconds after which an idle VM console is closed; 0 for never.

@@ -23,7 +23,7 @@ type SR struct {
 	Type                 string              // name of the storage driver, such as lvm, nfs, ext or iso; fixed.
 	ContentType          string              // what is kept on it: user for disks, iso for CD images.
 	Shared               bool                // several hosts can use it at once.
-	OtherConfig          map[string]string   // free key-value data of clients; indestructible and auto-scan change behaviour.
+	OtherConfig          map[string]string   // free key-value data of clients; indestructible and auto-scan have an effect.
 	Tags                 []string            // words that clients group objects by.
 	DefaultVDIVisibility bool                // whether disks found by a scan are managed.
 	SMConfig             map[string]string   // data of the storage driver about this SR.

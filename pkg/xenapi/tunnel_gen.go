@@ -11,7 +11,7 @@ func (TunnelRef) Of() *Tunnel { return nil }
 // Tunnel: a network between hosts, carried over another one by the SDN controller.
 type Tunnel struct {
 	UUID         string            // permanent identity.
-	AccessPIF    PIFRef            // inner side, on the tunnelled network.
+	AccessPIF    PIFRef            // inner side, on the network that the tunnel makes.
 	TransportPIF PIFRef            // outer side, which carries it.
 	Status       map[string]string // state by key: active, key.
 	OtherConfig  map[string]string // free key-value data of clients.

@@ -55,7 +55,7 @@ type VM struct {
 	HVMShadowMultiplier         float64                       // factor on the memory kept for shadow page tables; at least 1.
 	Platform                    map[string]string             // virtual hardware switches by key, such as acpi, viridian, device-model, secureboot, cores-per-socket.
 	PCIBus                      string                        // PCI devices passed through to a PV guest; superseded by other_config:pci.
-	OtherConfig                 map[string]string             // free key-value data of clients; a few keys, such as auto_poweron and mac_seed, change behaviour.
+	OtherConfig                 map[string]string             // free key-value data of clients; a few keys, such as auto_poweron and mac_seed, have an effect.
 	Domid                       int64                         // Xen's domain number while it exists on a host, -1 otherwise.
 	Domarch                     string                        // domain architecture as told by the hypervisor while running, else empty.
 	LastBootCPUFlags            map[string]string             // CPU vendor and features that it booted with; restricts where it can resume or migrate.

@@ -825,9 +825,9 @@ type Host interface {
 	// ListMethods: lists all calls of the API as Class.message.
 	ListMethods(ctx context.Context, c *Call) ([]string, error)
 	LicenseApply(ctx context.Context, c *Call, p HostLicenseApplyParams) error
-	// LicenseAdd: applies licence text to the host.
+	// LicenseAdd: applies license text to the host.
 	LicenseAdd(ctx context.Context, c *Call, p HostLicenseAddParams) error
-	// LicenseRemove: takes the licence off and returns to the basic edition.
+	// LicenseRemove: takes the license off and returns to the basic edition.
 	LicenseRemove(ctx context.Context, c *Call, p HostLicenseRemoveParams) error
 	// Create: records a host that joins the pool.
 	Create(ctx context.Context, c *Call, p HostCreateParams) (xenapi.HostRef, error)
@@ -835,7 +835,7 @@ type Host interface {
 	Destroy(ctx context.Context, c *Call, p HostDestroyParams) error
 	// PowerOn: wakes the machine in the way that power_on_mode names.
 	PowerOn(ctx context.Context, c *Call, p HostPowerOnParams) error
-	// SetLicenseParams: records what the licence allows.
+	// SetLicenseParams: records what the license allows.
 	SetLicenseParams(ctx context.Context, c *Call, p HostSetLicenseParamsParams) error
 	// EmergencyHADisable: switches HA off on this host alone when no master can be reached; soft keeps it armed.
 	EmergencyHADisable(ctx context.Context, c *Call, p HostEmergencyHADisableParams) error
@@ -979,7 +979,7 @@ type Host interface {
 	DetachStaticVDIs(ctx context.Context, c *Call, p HostDetachStaticVDIsParams) error
 	// SetLocaldbKey: writes a key of the host's own small settings file.
 	SetLocaldbKey(ctx context.Context, c *Call, p HostSetLocaldbKeyParams) error
-	// ApplyEdition: switches to another licence edition, after asking the licence server.
+	// ApplyEdition: switches to another license edition, after asking the license server.
 	ApplyEdition(ctx context.Context, c *Call, p HostApplyEditionParams) error
 	// RefreshPackInfo: rereads which supplemental packs are installed.
 	RefreshPackInfo(ctx context.Context, c *Call, p HostRefreshPackInfoParams) error

@@ -591,7 +591,7 @@ type Pool interface {
 	DisableLocalStorageCaching(ctx context.Context, c *Call, p PoolDisableLocalStorageCachingParams) error
 	// GetLicenseState: returns the lowest edition of the hosts and the earliest expiry.
 	GetLicenseState(ctx context.Context, c *Call, p PoolGetLicenseStateParams) (map[string]string, error)
-	// ApplyEdition: switches all hosts to a licence edition.
+	// ApplyEdition: switches all hosts to a license edition.
 	ApplyEdition(ctx context.Context, c *Call, p PoolApplyEditionParams) error
 	EnableSSLLegacy(ctx context.Context, c *Call, p PoolEnableSSLLegacyParams) error
 	// DisableSSLLegacy: switches old TLS versions off on all hosts; they are off already.
