@@ -77,6 +77,8 @@ func (g *Guest) alive(f func(*domain)) error {
 		g.h.mu.Unlock()
 		return xenctl.ErrBadState
 	}
+	g.h.work.Add(1)
+	defer g.h.work.Done()
 	f(d)
 	g.h.mu.Unlock()
 	g.h.record(d)

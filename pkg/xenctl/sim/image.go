@@ -46,6 +46,8 @@ func (h *Hypervisor) save(ctx context.Context, uuid, path string) error {
 		h.mu.Unlock()
 		return err
 	}
+	h.work.Add(1)
+	defer h.work.Done()
 	h.suspend(d)
 	d.saving = true
 	state := d.copy()

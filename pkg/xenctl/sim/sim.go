@@ -69,7 +69,7 @@ type Hypervisor struct {
 	lastID    int
 	usedBytes int64
 
-	work sync.WaitGroup // callbacks of timers; Add only under mu and while not closed
+	work sync.WaitGroup // operations and callbacks of timers; Add only under mu and while not closed
 }
 
 var (
@@ -125,6 +125,7 @@ func New(opts Options) (*Hypervisor, error) {
 // Close implements xenctl.Hypervisor. Without a StateDir the guests are gone with it.
 func (h *Hypervisor) Close(ctx context.Context) error {
 	h.mu.Lock()
+	again := h.closed
 	h.closed = true
 	for _, d := range h.domains {
 		d.stopTimer()
@@ -140,7 +141,10 @@ func (h *Hypervisor) Close(ctx context.Context) error {
 	}()
 	select {
 	case <-idle:
-		return nil
+		if h.store == nil || again {
+			return nil
+		}
+		return h.store.close()
 	case <-ctx.Done():
 		return &xenctl.OpError{Op: "close", Err: xenctl.ContextError(ctx)}
 	}
@@ -193,9 +197,13 @@ func (h *Hypervisor) doThen(ctx context.Context, op, uuid string, f func() error
 	err := h.enter(ctx, op)
 	if err == nil {
 		h.mu.Lock()
-		if err = xenctl.ErrClosed; !h.closed {
-			err = f()
+		if h.closed {
+			h.mu.Unlock()
+			return h.leave(op, uuid, xenctl.ErrClosed)
 		}
+		h.work.Add(1)
+		defer h.work.Done()
+		err = f()
 		h.mu.Unlock()
 		if err == nil {
 			then()

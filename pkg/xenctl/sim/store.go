@@ -20,13 +20,15 @@ type store struct {
 	stripes [64]sync.Mutex // held while the file of a UUID that falls on one is written
 
 	idMu   sync.Mutex
+	idFile *os.File // the number of the last domain, twenty digits
 	lastID int
 }
 
 const (
-	lastIDFile = "last-id"
-	bootIDFile = "boot-id"
-	bootIDPath = "/proc/sys/kernel/random/boot_id"
+	lastIDFile   = "last-id"
+	bootIDFile   = "boot-id"
+	lastIDDigits = 20
+	bootIDPath   = "/proc/sys/kernel/random/boot_id"
 )
 
 func openStore(dir string) (*store, error) {
@@ -34,32 +36,49 @@ func openStore(dir string) (*store, error) {
 		return nil, err
 	}
 	s := &store{dir: dir}
+	if err := s.dropOld(); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lastIDFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	s.idFile = f
+	text := make([]byte, lastIDDigits)
+	if n, _ := f.ReadAt(text, 0); n == lastIDDigits {
+		s.lastID, _ = strconv.Atoi(string(text))
+	}
+	return s, nil
+}
+
+// dropOld removes what an earlier boot of the machine has left.
+func (s *store) dropOld() error {
 	boot, err := os.ReadFile(bootIDPath)
 	if err != nil {
 		boot = []byte("unknown")
 	}
-	was, err := os.ReadFile(filepath.Join(dir, bootIDFile))
+	was, err := os.ReadFile(filepath.Join(s.dir, bootIDFile))
 	if err == nil && string(was) == string(boot) {
-		return s, nil
+		return nil
 	}
 	for _, path := range s.records() {
 		if err := os.Remove(path); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := os.Remove(filepath.Join(dir, lastIDFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	if err := os.Remove(filepath.Join(s.dir, lastIDFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return s, s.replace(bootIDFile, boot)
+	return s.replace(bootIDFile, boot)
 }
+
+func (s *store) close() error { return s.idFile.Close() }
 
 // adopt takes over the domains that were left.
 func (h *Hypervisor) adopt() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if text, err := os.ReadFile(filepath.Join(h.store.dir, lastIDFile)); err == nil {
-		h.lastID, _ = strconv.Atoi(string(text))
-	}
+	h.lastID = h.store.lastID
 	for _, path := range h.store.records() {
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -132,7 +151,7 @@ func (s *store) putLastID(id int) error {
 	if id <= s.lastID {
 		return nil
 	}
-	if err := s.replace(lastIDFile, []byte(strconv.Itoa(id))); err != nil {
+	if _, err := s.idFile.WriteAt(fmt.Appendf(nil, "%0*d", lastIDDigits, id), 0); err != nil {
 		return err
 	}
 	s.lastID = id
