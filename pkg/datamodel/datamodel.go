@@ -236,3 +236,33 @@ func (c *Class) FieldByName(name string) *Field { return c.byName[name] }
 func (f *Field) CanCreate() bool {
 	return !f.InternalOnly && (f.Qualifier == RW || f.Qualifier == Constructor)
 }
+
+// Template is one of the default templates.
+type Template struct {
+	NameLabel        string `json:"name_label"`
+	ReferenceLabel   string `json:"reference_label"`
+	UUID             string
+	MemoryStaticMin  int64             `json:"memory_static_min"`
+	MemoryStaticMax  int64             `json:"memory_static_max"`
+	MemoryDynamicMin int64             `json:"memory_dynamic_min"`
+	MemoryDynamicMax int64             `json:"memory_dynamic_max"`
+	VCPUsMax         int64             `json:"VCPUs_max"`
+	VCPUsAtStartup   int64             `json:"VCPUs_at_startup"`
+	DomainType       string            `json:"domain_type"`
+	HVMBootPolicy    string            `json:"HVM_boot_policy"`
+	HVMBootParams    map[string]string `json:"HVM_boot_params"`
+	PVBootloader     string            `json:"PV_bootloader"`
+	PVArgs           string            `json:"PV_args"`
+	Platform         map[string]string
+	OtherConfig      map[string]string `json:"other_config"`
+	Disks            []TemplateDisk
+	// Restrictions are the guest's limits: numbers, booleans or texts.
+	Restrictions map[string]any
+}
+
+// TemplateDisk is a disk that VM.provision makes; Size is in bytes.
+type TemplateDisk struct {
+	Size     int64
+	Bootable bool
+	Type     string
+}

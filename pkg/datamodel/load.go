@@ -19,6 +19,7 @@ type Model struct {
 	Alerts    []Alert
 	Roles     []Role
 	HTTP      []HTTPAction
+	Templates []Template
 	// ExtraPermissions maps permissions that are no message's to their role.
 	ExtraPermissions map[string]string
 
@@ -61,7 +62,7 @@ func load(fs embed.FS) (*Model, error) {
 	var order []string
 	var relations [][4]string
 	for name, dst := range map[string]any{"enums": &m.Enums, "errors": &m.Errors, "alerts": &m.Alerts,
-		"roles": &roles, "http": &m.HTTP, "order": &order, "relations": &relations} {
+		"roles": &roles, "http": &m.HTTP, "order": &order, "templates": &m.Templates, "relations": &relations} {
 		if err := readJSON(fs, "schema/"+name+".json", dst); err != nil {
 			return nil, err
 		}

@@ -38,6 +38,9 @@ type Options struct {
 	// Room returns an error while the disk is too full to take changes.
 	Room func() error
 	Log  *slog.Logger
+	// Derive, if set, runs at the end of every transaction and sets the fields
+	// that follow from others, such as allowed_operations.
+	Derive func(tx *Tx)
 	// Start is the first generation: the time in microseconds, unless a test
 	// wants another.
 	Start uint64
@@ -149,7 +152,7 @@ func (d *DB) propose(fn func(tx *Tx) error) (*pending, error) {
 	if err := fn(tx); err != nil {
 		return nil, err
 	}
-	changes, err := tx.changes()
+	changes, err := tx.changes(d.opts.Derive)
 	if err != nil {
 		return nil, err
 	}

@@ -114,7 +114,7 @@ func Delete[R recordOf[T], T any, P recordPtr[T]](tx *Tx, ref R) {
 // changes turns the edits into what is to be applied, after following
 // deletions and many-to-many relations to the objects that they touch, and
 // refuses what would break an invariant of the graph.
-func (tx *Tx) changes() ([]Change, error) {
+func (tx *Tx) changes(derive func(tx *Tx)) ([]Change, error) {
 	for i := 0; i < len(tx.order); i++ { // order grows while we follow
 		e := tx.order[i]
 		if e.rec == nil && e.base != nil {
@@ -125,6 +125,9 @@ func (tx *Tx) changes() ([]Change, error) {
 		if err := tx.mirror(e); err != nil {
 			return nil, err
 		}
+	}
+	if derive != nil && len(tx.order) > 0 {
+		derive(tx)
 	}
 	var out []Change
 	for _, e := range tx.order {
@@ -284,6 +287,21 @@ func (e *edit) change() (Change, bool) {
 		}
 	}
 	return c, c.Op == OpCreate || e.touch || len(c.Fields) > 0
+}
+
+// Edited lists the objects that the transaction has made, edited or deleted.
+func (tx *Tx) Edited() []Key {
+	out := make([]Key, len(tx.order))
+	for i, e := range tx.order {
+		out[i] = Key{e.class, e.ref}
+	}
+	return out
+}
+
+// Key names an object.
+type Key struct {
+	Class *datamodel.Class
+	Ref   string
 }
 
 // Touch makes a new version of an object that is like the old one: an event

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"xapid/pkg/datamodel"
-	"xapid/pkg/db"
 	"xapid/pkg/rpc/wire"
 	"xapid/pkg/xenapi"
 )

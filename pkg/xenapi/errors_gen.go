@@ -1192,8 +1192,8 @@ func ErrMapDuplicateKey(type_, paramName, uuid, key string) *Error {
 }
 
 // ErrMemoryConstraintViolation makes a MEMORY_CONSTRAINT_VIOLATION.
-func ErrMemoryConstraintViolation(constraint string) *Error {
-	return &Error{Code: "MEMORY_CONSTRAINT_VIOLATION", Params: []string{constraint}}
+func ErrMemoryConstraintViolation(params ...string) *Error {
+	return &Error{Code: "MEMORY_CONSTRAINT_VIOLATION", Params: params}
 }
 
 // ErrMemoryConstraintViolationMaxpin makes a MEMORY_CONSTRAINT_VIOLATION_MAXPIN.
@@ -2805,8 +2805,8 @@ func ErrVMIsProtected(vm string) *Error {
 func ErrVMIsSnapshot(params ...string) *Error { return &Error{Code: "VM_IS_SNAPSHOT", Params: params} }
 
 // ErrVMIsTemplate makes a VM_IS_TEMPLATE.
-func ErrVMIsTemplate(vm string) *Error {
-	return &Error{Code: "VM_IS_TEMPLATE", Params: []string{vm}}
+func ErrVMIsTemplate(vm, operation string) *Error {
+	return &Error{Code: "VM_IS_TEMPLATE", Params: []string{vm, operation}}
 }
 
 // ErrVMIsUsingNestedVirt makes a VM_IS_USING_NESTED_VIRT.
@@ -2950,8 +2950,8 @@ func ErrVMSnapshotWithQuiesceFailed(vm string) *Error {
 }
 
 // ErrVMSnapshotWithQuiesceNotSupported makes a VM_SNAPSHOT_WITH_QUIESCE_NOT_SUPPORTED.
-func ErrVMSnapshotWithQuiesceNotSupported(vm, error_ string) *Error {
-	return &Error{Code: "VM_SNAPSHOT_WITH_QUIESCE_NOT_SUPPORTED", Params: []string{vm, error_}}
+func ErrVMSnapshotWithQuiesceNotSupported(vm string) *Error {
+	return &Error{Code: "VM_SNAPSHOT_WITH_QUIESCE_NOT_SUPPORTED", Params: []string{vm}}
 }
 
 // ErrVMSnapshotWithQuiescePluginDeosNotRespond makes a VM_SNAPSHOT_WITH_QUIESCE_PLUGIN_DEOS_NOT_RESPOND.
