@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -149,4 +150,44 @@ func TestFeedEndsWithItsContextAndWithClose(t *testing.T) {
 	if _, err := feed.Subscribe(t.Context()); !errors.Is(err, xenctl.ErrClosed) {
 		t.Errorf("subscribe after close: %v", err)
 	}
+}
+
+// decorated hides what it wraps, as a decorator does.
+type decorated struct{ xenctl.Hypervisor }
+
+func (d decorated) Unwrap() xenctl.Hypervisor { return d.Hypervisor }
+
+// resizable is a Hypervisor that is a Resizer, for its types alone.
+type resizable struct {
+	xenctl.Hypervisor
+	xenctl.Resizer
+}
+
+func TestAsLooksInside(t *testing.T) {
+	bare := decorated{decorated{resizable{}}}
+	if _, ok := xenctl.As[xenctl.Resizer](bare); !ok {
+		t.Error("a capability under two decorators isn't found")
+	}
+	if _, ok := xenctl.As[xenctl.Statser](bare); ok {
+		t.Error("a capability that nobody has is found")
+	}
+	if _, ok := xenctl.As[xenctl.Statser](nil); ok {
+		t.Error("nothing has a capability")
+	}
+}
+
+func TestAwait(t *testing.T) {
+	var owner sync.WaitGroup
+	wrong := errors.New("wrong")
+	if err := xenctl.Await(t.Context(), &owner, func() error { return wrong }); !errors.Is(err, wrong) {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	release := make(chan struct{})
+	if err := xenctl.Await(ctx, &owner, func() error { <-release; return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	close(release)
+	owner.Wait()
 }

@@ -16,15 +16,25 @@ import (
 
 // Save implements xenctl.Hypervisor. libvirt can't cancel it: after the deadline it goes on.
 func (d *Driver) Save(ctx context.Context, uuid, path string) error {
-	return d.slowly(ctx, "save", uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
-		if err := l.DomainSave(dom, path); err != nil {
-			return err
-		}
-		if err := syncFile(path); err != nil {
-			return local(fmt.Errorf("sync: %w", err))
-		}
-		return nil
+	const op = "save"
+	ctx, cancel := withDefault(ctx, d.opts.SlowTimeout)
+	defer cancel()
+	err := d.slowly(ctx, op, uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+		return l.DomainSave(dom, path)
 	})
+	if err != nil {
+		return err
+	}
+	return opError(op, uuid, d.onFile(ctx, func() error { return syncFile(path) }))
+}
+
+// onFile does something on storage that may have stalled.
+func (d *Driver) onFile(ctx context.Context, f func() error) error {
+	if !d.slow.begin() {
+		return xenctl.ErrClosed
+	}
+	defer d.slow.busy.Done()
+	return xenctl.Await(ctx, &d.slow.busy, f)
 }
 
 func syncFile(path string) error {
@@ -46,12 +56,11 @@ func (d *Driver) Restore(ctx context.Context, path string, cfg *xenctl.DomainCon
 	if err := cfg.Validate(); err != nil {
 		return xenctl.Domain{}, opError(op, cfg.UUID, err)
 	}
-	saved, err := readImage(path)
+	ctx, cancel := withDefault(ctx, d.opts.SlowTimeout)
+	defer cancel()
+	err := d.onFile(ctx, func() error { return checkImage(path, cfg.UUID) })
 	if err != nil {
-		return xenctl.Domain{}, opError(op, cfg.UUID, fmt.Errorf("%w: %w", xenctl.ErrBadImage, err))
-	}
-	if saved.UUID != cfg.UUID {
-		return xenctl.Domain{}, opError(op, cfg.UUID, fmt.Errorf("%w: it is of domain %q", xenctl.ErrBadImage, saved.UUID))
+		return xenctl.Domain{}, opError(op, cfg.UUID, err)
 	}
 	return d.make(ctx, op, cfg, func(l *libvirt.Libvirt) error {
 		if cfg.StartPaused && d.kind == KindXen {
@@ -59,6 +68,18 @@ func (d *Driver) Restore(ctx context.Context, path string, cfg *xenctl.DomainCon
 		}
 		return l.DomainRestore(path)
 	})
+}
+
+// checkImage says whether the file is an image of that domain, as far as its description goes.
+func checkImage(path, uuid string) error {
+	saved, err := readImage(path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", xenctl.ErrBadImage, err)
+	}
+	if saved.UUID != uuid {
+		return fmt.Errorf("%w: it is of domain %q", xenctl.ErrBadImage, saved.UUID)
+	}
+	return nil
 }
 
 // An image is a magic string, numbers in the machine's byte order of which one is the length of the XML, the

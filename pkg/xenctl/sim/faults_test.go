@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -118,4 +119,50 @@ func TestCloseWaits(t *testing.T) {
 		}
 		<-time.After(time.Minute) // nothing goes off any more
 	})
+}
+
+// TestStalledStorage: a pipe that nobody reads is a file that never opens.
+func TestStalledStorage(t *testing.T) {
+	h := open(t, sim.Options{})
+	cfg := config()
+	d := create(t, h, cfg)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	brief := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	if err := h.Save(brief(), d.UUID, pipe); !errors.Is(err, xenctl.ErrTimeout) {
+		t.Errorf("save: %v", err)
+	}
+	if now, err := h.Lookup(t.Context(), d.UUID); err != nil || now.State != xenctl.StateRunning {
+		t.Errorf("%+v, %v", now, err)
+	}
+	// A reader lets the writer go on, and what it wrote is of no consequence.
+	f, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := h.Lookup(t.Context(), d.UUID); err != nil {
+		t.Error(err)
+	}
+	if err := h.Destroy(t.Context(), d.UUID); err != nil {
+		t.Error(err)
+	}
+	other := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(other, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Restore(brief(), other, cfg); !errors.Is(err, xenctl.ErrTimeout) {
+		t.Errorf("restore: %v", err)
+	}
+	w, err := os.OpenFile(other, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close() // the reader sees the end
 }

@@ -54,9 +54,13 @@ func (h *Hypervisor) save(ctx context.Context, uuid, path string) error {
 	state.Guest.Console = d.console.text()
 	h.mu.Unlock()
 
-	if err = writeImage(path, state); err == nil {
-		err = xenctl.ContextError(ctx)
-	}
+	err = xenctl.Await(ctx, &h.work, func() error {
+		err := writeImage(path, state)
+		if ctx.Err() != nil { // nobody waits for it any more
+			removeFile(path)
+		}
+		return err
+	})
 
 	h.mu.Lock()
 	d.saving = false
@@ -78,21 +82,36 @@ func (h *Hypervisor) save(ctx context.Context, uuid, path string) error {
 
 // Restore implements xenctl.Hypervisor.
 func (h *Hypervisor) Restore(ctx context.Context, path string, cfg *xenctl.DomainConfig) (xenctl.Domain, error) {
-	d, err := h.prepareRestore(path, cfg)
+	d, err := h.prepareRestore(ctx, path, cfg)
 	if err != nil {
 		return xenctl.Domain{}, h.leave("restore", cfg.UUID, err)
 	}
 	return h.start(ctx, "restore", d)
 }
 
-func (h *Hypervisor) prepareRestore(path string, cfg *xenctl.DomainConfig) (*domain, error) {
+func (h *Hypervisor) prepareRestore(ctx context.Context, path string, cfg *xenctl.DomainConfig) (*domain, error) {
 	d, err := h.prepare(cfg)
 	if err != nil {
 		return nil, err
 	}
-	saved, err := readImage(path)
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil, xenctl.ErrClosed
+	}
+	h.work.Add(1)
+	defer h.work.Done()
+	h.mu.Unlock()
+	var saved snapshot
+	err = xenctl.Await(ctx, &h.work, func() error {
+		var err error
+		if saved, err = readImage(path); err != nil {
+			return fmt.Errorf("%w: %w", xenctl.ErrBadImage, err)
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", xenctl.ErrBadImage, err)
+		return nil, err
 	}
 	if saved.Config.UUID != cfg.UUID {
 		return nil, fmt.Errorf("%w: it is of domain %s", xenctl.ErrBadImage, saved.Config.UUID)
