@@ -21,6 +21,8 @@ const (
 	rootSector     = 20
 	readmeSector   = 21
 	pathTableBytes = 10
+	// minSectors is where images end at the earliest; some readers want more than such a small one would have.
+	minSectors = 32
 )
 
 // WriteImage writes a CD image that holds one file, README.TXT, in place of path. It is written under another name,
@@ -44,7 +46,7 @@ func WriteImage(path, label, readme string, now time.Time) error {
 
 func buildImage(label string, readme []byte, now time.Time) []byte {
 	now = now.UTC()
-	sectors := readmeSector + (len(readme)+isoSector-1)/isoSector
+	sectors := max(minSectors, readmeSector+(len(readme)+isoSector-1)/isoSector)
 	b := make([]byte, sectors*isoSector)
 	at := func(sector int) []byte { return b[sector*isoSector:] }
 

@@ -31,8 +31,9 @@ func (s *suite) runFaults(t *testing.T) {
 		},
 	} {
 		t.Run("Faults "+name, func(t *testing.T) {
-			for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC} {
-				s.failEach(t, change, errno, false)
+			s.failEach(t, change, syscall.EIO, false)
+			if !testing.Short() {
+				s.failEach(t, change, syscall.ENOSPC, false)
 			}
 		})
 		t.Run("Crash "+name, func(t *testing.T) { s.failEach(t, change, syscall.EIO, true) })
@@ -44,6 +45,9 @@ func (f *fixture) create(format sm.Format) error {
 	return err
 }
 
+// usedBytes is the data of the volume that is changed: a little more than one block of an image.
+const usedBytes = 2<<20 + 100_000
+
 // failEach runs a change again and again, with call 1, 2, … failing; all calls after it too if forever is set, as if
 // the process had died there.
 func (s *suite) failEach(t *testing.T, change func(*fixture, string) error, errno syscall.Errno, forever bool) {
@@ -54,7 +58,7 @@ func (s *suite) failEach(t *testing.T, change func(*fixture, string) error, errn
 			t.Fatal(err)
 		}
 		f.attach()
-		bystander, id := f.volume(pattern(100_000)), f.volume(pattern(3<<20))
+		bystander, id := f.volume(pattern(100_000)), f.volume(pattern(usedBytes))
 		fault.arm()
 		err := change(f, id)
 		hit := fault.disarm()
@@ -94,7 +98,7 @@ func (s *suite) assertWhole(t *testing.T, f *fixture, bystander, id string) {
 		case bystander:
 			f.assertContent(other, pattern(100_000))
 		case id:
-			f.assertContent(other, pattern(3<<20))
+			f.assertContent(other, pattern(usedBytes))
 		default:
 			b := f.open(other, sm.ReadOnly)
 			b.Close()

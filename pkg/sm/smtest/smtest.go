@@ -171,7 +171,7 @@ func (f *fixture) assertContent(id string, content []byte) {
 	if n, err := b.ReadAt(got, 0); n != len(got) {
 		f.t.Errorf("read: %d, %v", n, err)
 	}
-	if !bytes.HasPrefix(got, content) || len(bytes.Trim(got[len(content):], "\x00")) > 0 {
+	if rest := got[len(content):]; !bytes.HasPrefix(got, content) || !bytes.Equal(rest, make([]byte, len(rest))) {
 		f.t.Errorf("%s has other bytes", id)
 	}
 }

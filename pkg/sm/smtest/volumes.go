@@ -287,10 +287,14 @@ func (s *suite) runResize(t *testing.T) {
 	}
 }
 
+// pattern makes n bytes, none of them zero, that differ from sector to sector for a while.
 func pattern(n int) []byte {
 	b := make([]byte, n)
-	for i := range b {
+	for i := range min(n, 64<<10) {
 		b[i] = byte(i>>8)*5 ^ byte(i) | 1
+	}
+	for done := 64 << 10; done < n; done *= 2 {
+		copy(b[done:], b[:done])
 	}
 	return b
 }
