@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,13 +158,15 @@ func (h *Hypervisor) Subscribe(ctx context.Context) (<-chan xenctl.Event, error)
 
 // Host implements xenctl.Hypervisor.
 func (h *Hypervisor) Host(ctx context.Context) (xenctl.HostInfo, error) {
+	cpu := h.opts.CPU
+	cpu.Flags = slices.Clone(cpu.Flags)
 	info := xenctl.HostInfo{
 		Hypervisor: xenctl.HypervisorInfo{
 			Name: "sim", Version: "1.0",
 			Capabilities: []string{"xen-3.0-x86_64", "hvm-3.0-x86_32", "hvm-3.0-x86_32p", "hvm-3.0-x86_64"},
 			Types:        []xenctl.DomainType{xenctl.TypePV, xenctl.TypePVH, xenctl.TypeHVM},
 		},
-		CPU:                h.opts.CPU,
+		CPU:                cpu,
 		MemoryTotalBytes:   h.opts.MemoryBytes,
 		ControlDomainBytes: h.opts.ControlDomainBytes,
 		BootedAt:           h.bootedAt,

@@ -115,6 +115,7 @@ type suite struct {
 	events <-chan xenctl.Event
 }
 
+// lastUUID is shared by all tests of a process, which may share a libvirtd.
 var lastUUID atomic.Uint64
 
 // NewUUID returns a UUID that no other call in this process has returned.
