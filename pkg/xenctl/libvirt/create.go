@@ -64,11 +64,16 @@ func (d *Driver) finish(l *libvirt.Libvirt, cfg *xenctl.DomainConfig) (xenctl.Do
 		return xenctl.Domain{}, err
 	}
 	if cfg.StartPaused && d.kind == KindTest {
-		if err := bring(l, dom, xenctl.StatePaused, l.DomainSuspend); err != nil {
-			return xenctl.Domain{}, err
-		}
+		err = bring(l, dom, xenctl.StatePaused, l.DomainSuspend)
 	}
-	return d.describe(l, dom)
+	var made xenctl.Domain
+	if err == nil {
+		made, err = d.describe(l, dom)
+	}
+	if err != nil { // a failed call leaves no domain, so far as libvirtd still listens
+		return xenctl.Domain{}, errors.Join(err, l.DomainDestroy(dom))
+	}
+	return made, nil
 }
 
 // refused says that libvirt found the domain in a state in which it can't be made.
