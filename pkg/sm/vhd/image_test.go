@@ -398,7 +398,9 @@ func TestCutAtEveryChange(t *testing.T) {
 			t.Fatalf("change %d: %v", n, err)
 		}
 		r := rand.New(rand.NewPCG(uint64(n), 3))
-		open(t, f.powerCut(r), true)
+		for range 20 {
+			assertNoEntriesBeyond(t, open(t, f.powerCut(r), true))
+		}
 		im = open(t, f.killed(), true)
 		if im.Size() != size && im.Size() != 2000*BlockSize {
 			t.Errorf("change %d: size %d", n, im.Size())
@@ -409,6 +411,45 @@ func TestCutAtEveryChange(t *testing.T) {
 				t.Errorf("change %d: write at %d lost, %v", n, w[0], err)
 			}
 		}
+	}
+}
+
+// assertNoEntriesBeyond checks what readers of the whole table rely on: nothing is beyond the virtual size.
+func assertNoEntriesBeyond(t *testing.T, im *Image) {
+	t.Helper()
+	tail := make([]byte, 4*(int(im.head.entries)-len(im.bat)))
+	if err := readFull(im.f, tail, im.head.table+4*int64(len(im.bat))); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(tail, bytes.Repeat([]byte{0xFF}, len(tail))) {
+		t.Error("the table has entries beyond the virtual size")
+	}
+}
+
+// assertNoStaleBytes checks what readers rely on that ignore bitmaps: where nothing was written are zeros.
+func assertNoStaleBytes(t *testing.T, im *Image) {
+	t.Helper()
+	for i := range im.bat {
+		s, ok := im.blockSpan(int64(i))
+		if !ok {
+			continue
+		}
+		raw, shown := make([]byte, BlockSize), make([]byte, BlockSize)
+		if err := errors.Join(readFull(im.f, raw, s.start+sector), im.readBlock(shown, int64(i), 0)); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(raw, shown) {
+			t.Errorf("block %d has stale bytes at %d", i, firstDifference(raw, shown))
+		}
+	}
+}
+
+// TestPowerCutInNewBlock: wherever the parts of a first write went, the table leads to nothing outside of the file.
+func TestPowerCutInNewBlock(t *testing.T) {
+	f, im := newImage(t, 3*BlockSize)
+	mustWrite(t, im, []byte{1}, 0)
+	for seed := range uint64(300) {
+		open(t, f.powerCut(rand.New(rand.NewPCG(seed, 4))), true)
 	}
 }
 
@@ -423,14 +464,17 @@ func TestGoesOnAfterFullDisk(t *testing.T) {
 			return nil
 		}
 		want := make([]byte, 3*BlockSize)
-		for i := range int64(3) {
+		for i := range int64(2) {
 			p, off := pattern(5000, byte(i)), i*BlockSize+300
 			if _, err := im.WriteAt(p, off); err != nil {
+				mustWrite(t, im, []byte("other"), 2*BlockSize+9000)
+				copy(want[2*BlockSize+9000:], "other")
 				mustWrite(t, im, p, off)
 			}
 			copy(want[off:], p)
 		}
 		assertBytes(t, im, want)
+		assertNoStaleBytes(t, im)
 		mustClose(t, im)
 		assertBytes(t, open(t, f, false), want)
 	}

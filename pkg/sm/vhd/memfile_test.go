@@ -76,6 +76,7 @@ func (f *memFile) change(op func(*contents)) error {
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	p = slices.Clone(p)
 	if err := f.change(func(c *contents) { c.write(p, off) }); err != nil {
+		f.now.write(p[:len(p)/2], off) // a failed write leaves some of it
 		return 0, err
 	}
 	for start := 0; start < len(p); start += sector {
