@@ -473,6 +473,7 @@ func TestGoesOnAfterFullDisk(t *testing.T) {
 			}
 			copy(want[off:], p)
 		}
+		f.fail = nil
 		assertBytes(t, im, want)
 		assertNoStaleBytes(t, im)
 		mustClose(t, im)
