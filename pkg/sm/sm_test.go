@@ -1,8 +1,11 @@
 package sm_test
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -10,6 +13,7 @@ import (
 
 	"xapid/pkg/sm"
 	"xapid/pkg/sm/all"
+	"xapid/pkg/sm/smtest"
 )
 
 func TestRegistry(t *testing.T) {
@@ -72,6 +76,51 @@ func TestFailure(t *testing.T) {
 	var f *sm.FullError
 	if !errors.As(sm.Failure(sm.CodeVolumeCreate, "", full), &f) || f.RequestedBytes != 2 {
 		t.Error("the figures are lost")
+	}
+}
+
+// TestCopyBetweenDrivers takes a CD image into a file SR; the library itself takes nothing.
+func TestCopyBetweenDrivers(t *testing.T) {
+	library, dir := t.TempDir(), filepath.Join(t.TempDir(), "sr")
+	content := append(make([]byte, 3<<20), "the end"...)
+	if err := os.WriteFile(filepath.Join(library, "x.iso"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	attach := func(srType string, config map[string]string) sm.SR {
+		d, err := all.Drivers().Driver(srType)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := sm.Spec{UUID: smtest.UUID(), Config: config}
+		if err := d.Create(t.Context(), spec, 0); err != nil {
+			t.Fatal(err)
+		}
+		sr, err := d.Attach(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sr
+	}
+	isos := attach("iso", map[string]string{"location": library, "legacy_mode": "true"})
+	files := attach("file", map[string]string{"location": dir})
+	v, err := sm.Copy(t.Context(), isos, "x.iso", files, sm.VolumeSpec{UUID: smtest.UUID()}, nil)
+	if err != nil || v.VirtualBytes != 4<<20 || v.PhysicalBytes > 1<<20 {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	b, err := files.OpenVolume(t.Context(), v.ID, sm.ReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(content))
+	if _, err := b.ReadAt(got, 0); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("other bytes, %v", err)
+	}
+	_, err = sm.Copy(t.Context(), files, v.ID, isos, sm.VolumeSpec{UUID: smtest.UUID()}, nil)
+	if !errors.Is(err, sm.ErrNotSupported) {
+		t.Errorf("copy into a library: %v", err)
+	}
+	if err := errors.Join(b.Close(), files.Detach(t.Context()), isos.Detach(t.Context())); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -29,17 +29,7 @@ func (s *suite) runCopy(t *testing.T) {
 			}
 		}
 	})
-	t.Run("CopyIntoLarger", func(t *testing.T) {
-		f := s.fresh(t)
-		id := f.volume([]byte("small"))
-		v, err := sm.Copy(t.Context(), f.sr, id, f.sr, sm.VolumeSpec{UUID: UUID(), SizeBytes: 9 << 20}, nil)
-		if err != nil || v.VirtualBytes < 9<<20 {
-			t.Fatal(v, err)
-		}
-		f.assertContent(v.ID, []byte("small"))
-		_, err = sm.Copy(t.Context(), f.sr, v.ID, f.sr, sm.VolumeSpec{UUID: UUID(), SizeBytes: 2 << 20}, nil)
-		AssertCode(t, err, sm.CodeVolumeSize)
-	})
+	t.Run("CopyIntoLarger", s.testCopyLarger)
 	t.Run("CopyOverUsed", func(t *testing.T) {
 		f := s.fresh(t)
 		src, dst := f.open(f.volume([]byte("new")), sm.ReadOnly), f.volume(pattern(4<<20))
@@ -67,20 +57,40 @@ func (s *suite) runCopy(t *testing.T) {
 			t.Error("something is left")
 		}
 	})
-	t.Run("CopyCancelledLeavesNothing", func(t *testing.T) {
-		f := s.fresh(t)
-		id := f.volume(pattern(9 << 20))
-		because := errors.New("user asked")
-		ctx, cancel := context.WithCancelCause(t.Context())
-		_, err := sm.Copy(ctx, f.sr, id, f.sr, sm.VolumeSpec{UUID: UUID()}, func(done, total int64) {
-			if done > total/2 {
-				cancel(because)
-			}
-		})
-		assertIs(t, err, because)
-		if len(f.scan()) != 1 {
-			t.Error("something is left")
+	t.Run("CopyCancelledLeavesNothing", s.testCopyCancelled)
+}
+
+func (s *suite) testCopyLarger(t *testing.T) {
+	f := s.fresh(t)
+	id := f.volume([]byte("small"))
+	v, err := sm.Copy(t.Context(), f.sr, id, f.sr, sm.VolumeSpec{UUID: UUID(), SizeBytes: 9 << 20, Format: sm.FormatRaw}, nil)
+	if err != nil || v.VirtualBytes < 9<<20 {
+		t.Fatal(v, err)
+	}
+	f.assertContent(v.ID, []byte("small"))
+	f.write(v.ID, []byte("end"), 9<<20-3)
+	again, err := sm.Copy(t.Context(), f.sr, v.ID, f.sr, sm.VolumeSpec{UUID: UUID()}, nil) // a raw source, with a hole
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.assertContent(again.ID, append(append([]byte("small"), make([]byte, 9<<20-8)...), "end"...))
+	_, err = sm.Copy(t.Context(), f.sr, v.ID, f.sr, sm.VolumeSpec{UUID: UUID(), SizeBytes: 2 << 20}, nil)
+	AssertCode(t, err, sm.CodeVolumeSize)
+}
+
+func (s *suite) testCopyCancelled(t *testing.T) {
+	f := s.fresh(t)
+	id := f.volume(pattern(9 << 20))
+	because := errors.New("user asked")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	_, err := sm.Copy(ctx, f.sr, id, f.sr, sm.VolumeSpec{UUID: UUID()}, func(done, total int64) {
+		if done > total/2 {
+			cancel(because)
 		}
-		f.assertContent(id, pattern(9<<20))
 	})
+	assertIs(t, err, because)
+	if len(f.scan()) != 1 {
+		t.Error("something is left")
+	}
+	f.assertContent(id, pattern(9<<20))
 }

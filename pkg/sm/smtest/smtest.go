@@ -273,21 +273,23 @@ func (s *suite) runSR(t *testing.T) {
 	})
 	t.Run("ConfigInjection", s.testHostileConfig)
 	t.Run("Cancelled", s.testCancelled)
-	t.Run("StatAndScanAgree", func(t *testing.T) {
-		f := s.fresh(t)
-		f.volume([]byte("x"))
-		st, err := f.sr.Stat(t.Context())
-		if err != nil || st.UsedBytes > st.PhysicalBytes || st.PhysicalBytes <= 0 {
-			t.Errorf("%+v, %v", st, err)
-		}
-		var virtual int64
-		for _, v := range f.scan() {
-			virtual += v.VirtualBytes
-		}
-		if virtual == 0 || virtual != st.VirtualBytes {
-			t.Errorf("virtual %d, %d", virtual, st.VirtualBytes)
-		}
-	})
+	t.Run("StatAndScanAgree", s.testStat)
+}
+
+func (s *suite) testStat(t *testing.T) {
+	f := s.fresh(t)
+	f.volume([]byte("x"))
+	st, err := f.sr.Stat(t.Context())
+	if err != nil || st.UsedBytes > st.PhysicalBytes || st.PhysicalBytes <= 0 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	var virtual int64
+	for _, v := range f.scan() {
+		virtual += v.VirtualBytes
+	}
+	if virtual == 0 || virtual != st.VirtualBytes {
+		t.Errorf("virtual %d, %d", virtual, st.VirtualBytes)
+	}
 }
 
 func (s *suite) testHostileConfig(t *testing.T) {
