@@ -107,8 +107,8 @@ type DomainType string
 const (
 	DomainTypeHVM         DomainType = "hvm"
 	DomainTypePV          DomainType = "pv"
-	DomainTypePVInPvh     DomainType = "pv_in_pvh"
-	DomainTypePvh         DomainType = "pvh"
+	DomainTypePVInPVH     DomainType = "pv_in_pvh"
+	DomainTypePVH         DomainType = "pvh"
 	DomainTypeUnspecified DomainType = "unspecified"
 )
 
@@ -806,13 +806,13 @@ const (
 	VMSecurebootReadinessCertsIncomplete VMSecurebootReadiness = "certs_incomplete"
 )
 
-// VMUefiMode: modes of Secure Boot that a VM can be put into.
-type VMUefiMode string
+// VMUEFIMode: modes of Secure Boot that a VM can be put into.
+type VMUEFIMode string
 
 // The members of vm_uefi_mode.
 const (
-	VMUefiModeSetup VMUefiMode = "setup"
-	VMUefiModeUser  VMUefiMode = "user"
+	VMUEFIModeSetup VMUEFIMode = "setup"
+	VMUEFIModeUser  VMUEFIMode = "user"
 )
 
 // VMPPArchiveFrequency: how often a backup policy archived; withdrawn.

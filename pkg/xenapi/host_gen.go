@@ -71,7 +71,7 @@ type Host struct {
 	Features                        []FeatureRef                    // optional features that are installed.
 	IscsiIqn                        string                          // initiator name for iSCSI, in iqn. form.
 	Multipathing                    bool                            // storage is reached over several paths where there are.
-	UefiCertificates                string                          // Secure Boot certificates as a base64 archive; the pool's field replaces it.
+	UEFICertificates                string                          // Secure Boot certificates as a base64 archive; the pool's field replaces it.
 	Certificates                    []CertificateRef                // TLS certificates installed on it.
 	Editions                        []string                        // license editions that could be applied.
 	PendingGuidances                []UpdateGuidances               // what must be done for installed updates to take effect, such as reboot_host.
@@ -249,7 +249,7 @@ func (r *Host) Ptr(i int) any {
 	case 58:
 		return &r.Multipathing
 	case 59:
-		return &r.UefiCertificates
+		return &r.UEFICertificates
 	case 60:
 		return strs(&r.Certificates)
 	case 61:

@@ -49,8 +49,8 @@ type Pool struct {
 	PolicyNoVendorDevice               bool                    // new VMs are made without the Windows Update device.
 	LivePatchingDisabled               bool                    // updates are not applied to running components.
 	IgmpSnoopingEnabled                bool                    // bridges forward multicast only to ports that asked for it.
-	UefiCertificates                   string                  // Secure Boot certificates for guests, as a base64 archive.
-	CustomUefiCertificates             string                  // administrator's own Secure Boot certificates, as a base64 archive; empty for none.
+	UEFICertificates                   string                  // Secure Boot certificates for guests, as a base64 archive.
+	CustomUEFICertificates             string                  // administrator's own Secure Boot certificates, as a base64 archive; empty for none.
 	IsPSRPending                       bool                    // a change of the pool secret was begun and not finished.
 	TLSVerificationEnabled             bool                    // certificates are checked on connections between hosts.
 	Repositories                       []RepositoryRef         // update repositories in use.
@@ -193,9 +193,9 @@ func (r *Pool) Ptr(i int) any {
 	case 36:
 		return &r.IgmpSnoopingEnabled
 	case 37:
-		return &r.UefiCertificates
+		return &r.UEFICertificates
 	case 38:
-		return &r.CustomUefiCertificates
+		return &r.CustomUEFICertificates
 	case 39:
 		return &r.IsPSRPending
 	case 40:

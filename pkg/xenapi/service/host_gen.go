@@ -640,13 +640,13 @@ type HostSetMultipathingParams struct {
 	Value bool
 }
 
-// HostWriteUefiCertificatesToDiskParams are the parameters of host.write_uefi_certificates_to_disk.
-type HostWriteUefiCertificatesToDiskParams struct {
+// HostWriteUEFICertificatesToDiskParams are the parameters of host.write_uefi_certificates_to_disk.
+type HostWriteUEFICertificatesToDiskParams struct {
 	Host xenapi.HostRef
 }
 
-// HostSetUefiCertificatesParams are the parameters of host.set_uefi_certificates.
-type HostSetUefiCertificatesParams struct {
+// HostSetUEFICertificatesParams are the parameters of host.set_uefi_certificates.
+type HostSetUEFICertificatesParams struct {
 	Host  xenapi.HostRef
 	Value string
 }
@@ -1027,10 +1027,10 @@ type Host interface {
 	SetIscsiIqn(ctx context.Context, c *Call, p HostSetIscsiIqnParams) error
 	// SetMultipathing: switches multipathing on or off; not while storage depends on it.
 	SetMultipathing(ctx context.Context, c *Call, p HostSetMultipathingParams) error
-	// WriteUefiCertificatesToDisk: writes the pool's Secure Boot certificates where the firmware reads them.
-	WriteUefiCertificatesToDisk(ctx context.Context, c *Call, p HostWriteUefiCertificatesToDiskParams) error
-	// SetUefiCertificates: sets the Secure Boot certificates; the pool's message replaces it.
-	SetUefiCertificates(ctx context.Context, c *Call, p HostSetUefiCertificatesParams) error
+	// WriteUEFICertificatesToDisk: writes the pool's Secure Boot certificates where the firmware reads them.
+	WriteUEFICertificatesToDisk(ctx context.Context, c *Call, p HostWriteUEFICertificatesToDiskParams) error
+	// SetUEFICertificates: sets the Secure Boot certificates; the pool's message replaces it.
+	SetUEFICertificates(ctx context.Context, c *Call, p HostSetUEFICertificatesParams) error
 	// NotifyAcceptNewPoolSecret: tells the host to accept a new pool secret beside the old one.
 	NotifyAcceptNewPoolSecret(ctx context.Context, c *Call, p HostNotifyAcceptNewPoolSecretParams) error
 	// NotifySendNewPoolSecret: tells the host to use the new pool secret from now on.
@@ -1665,13 +1665,13 @@ func (UnimplementedHost) SetMultipathing(context.Context, *Call, HostSetMultipat
 	return xenapi.ErrNotImplemented("host.set_multipathing")
 }
 
-// WriteUefiCertificatesToDisk answers NOT_IMPLEMENTED.
-func (UnimplementedHost) WriteUefiCertificatesToDisk(context.Context, *Call, HostWriteUefiCertificatesToDiskParams) error {
+// WriteUEFICertificatesToDisk answers NOT_IMPLEMENTED.
+func (UnimplementedHost) WriteUEFICertificatesToDisk(context.Context, *Call, HostWriteUEFICertificatesToDiskParams) error {
 	return xenapi.ErrNotImplemented("host.write_uefi_certificates_to_disk")
 }
 
-// SetUefiCertificates answers NOT_IMPLEMENTED.
-func (UnimplementedHost) SetUefiCertificates(context.Context, *Call, HostSetUefiCertificatesParams) error {
+// SetUEFICertificates answers NOT_IMPLEMENTED.
+func (UnimplementedHost) SetUEFICertificates(context.Context, *Call, HostSetUEFICertificatesParams) error {
 	return xenapi.ErrNotImplemented("host.set_uefi_certificates")
 }
 
@@ -2202,10 +2202,10 @@ var hostHandlers = map[string]Handler{
 		return nil, s.Host.SetMultipathing(ctx, c, HostSetMultipathingParams{Host: xenapi.HostRef(a[0].(string)), Value: a[1].(bool)})
 	},
 	"host.write_uefi_certificates_to_disk": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Host.WriteUefiCertificatesToDisk(ctx, c, HostWriteUefiCertificatesToDiskParams{Host: xenapi.HostRef(a[0].(string))})
+		return nil, s.Host.WriteUEFICertificatesToDisk(ctx, c, HostWriteUEFICertificatesToDiskParams{Host: xenapi.HostRef(a[0].(string))})
 	},
 	"host.set_uefi_certificates": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Host.SetUefiCertificates(ctx, c, HostSetUefiCertificatesParams{Host: xenapi.HostRef(a[0].(string)), Value: a[1].(string)})
+		return nil, s.Host.SetUEFICertificates(ctx, c, HostSetUEFICertificatesParams{Host: xenapi.HostRef(a[0].(string)), Value: a[1].(string)})
 	},
 	"host.notify_accept_new_pool_secret": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
 		return nil, s.Host.NotifyAcceptNewPoolSecret(ctx, c, HostNotifyAcceptNewPoolSecretParams{Host: xenapi.HostRef(a[0].(string)), OldPs: a[1].(string), NewPs: a[2].(string)})

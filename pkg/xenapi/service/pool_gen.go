@@ -334,14 +334,14 @@ type PoolDisableRepositoryProxyParams struct {
 	Self xenapi.PoolRef
 }
 
-// PoolSetUefiCertificatesParams are the parameters of pool.set_uefi_certificates.
-type PoolSetUefiCertificatesParams struct {
+// PoolSetUEFICertificatesParams are the parameters of pool.set_uefi_certificates.
+type PoolSetUEFICertificatesParams struct {
 	Self  xenapi.PoolRef
 	Value string
 }
 
-// PoolSetCustomUefiCertificatesParams are the parameters of pool.set_custom_uefi_certificates.
-type PoolSetCustomUefiCertificatesParams struct {
+// PoolSetCustomUEFICertificatesParams are the parameters of pool.set_custom_uefi_certificates.
+type PoolSetCustomUEFICertificatesParams struct {
 	Self  xenapi.PoolRef
 	Value string
 }
@@ -624,10 +624,10 @@ type Pool interface {
 	ConfigureRepositoryProxy(ctx context.Context, c *Call, p PoolConfigureRepositoryProxyParams) error
 	// DisableRepositoryProxy: removes the proxy for update repositories.
 	DisableRepositoryProxy(ctx context.Context, c *Call, p PoolDisableRepositoryProxyParams) error
-	// SetUefiCertificates: sets the Secure Boot certificates for guests; set_custom_uefi_certificates replaces it.
-	SetUefiCertificates(ctx context.Context, c *Call, p PoolSetUefiCertificatesParams) error
-	// SetCustomUefiCertificates: sets own Secure Boot certificates for guests; empty goes back to the product's.
-	SetCustomUefiCertificates(ctx context.Context, c *Call, p PoolSetCustomUefiCertificatesParams) error
+	// SetUEFICertificates: sets the Secure Boot certificates for guests; set_custom_uefi_certificates replaces it.
+	SetUEFICertificates(ctx context.Context, c *Call, p PoolSetUEFICertificatesParams) error
+	// SetCustomUEFICertificates: sets own Secure Boot certificates for guests; empty goes back to the product's.
+	SetCustomUEFICertificates(ctx context.Context, c *Call, p PoolSetCustomUEFICertificatesParams) error
 	// SetHTTPSOnly: refuses plain HTTP on all hosts, or allows it.
 	SetHTTPSOnly(ctx context.Context, c *Call, p PoolSetHTTPSOnlyParams) error
 	// SetTelemetryNextCollection: sets when telemetry is collected next.
@@ -1040,13 +1040,13 @@ func (UnimplementedPool) DisableRepositoryProxy(context.Context, *Call, PoolDisa
 	return xenapi.ErrNotImplemented("pool.disable_repository_proxy")
 }
 
-// SetUefiCertificates answers NOT_IMPLEMENTED.
-func (UnimplementedPool) SetUefiCertificates(context.Context, *Call, PoolSetUefiCertificatesParams) error {
+// SetUEFICertificates answers NOT_IMPLEMENTED.
+func (UnimplementedPool) SetUEFICertificates(context.Context, *Call, PoolSetUEFICertificatesParams) error {
 	return xenapi.ErrNotImplemented("pool.set_uefi_certificates")
 }
 
-// SetCustomUefiCertificates answers NOT_IMPLEMENTED.
-func (UnimplementedPool) SetCustomUefiCertificates(context.Context, *Call, PoolSetCustomUefiCertificatesParams) error {
+// SetCustomUEFICertificates answers NOT_IMPLEMENTED.
+func (UnimplementedPool) SetCustomUEFICertificates(context.Context, *Call, PoolSetCustomUEFICertificatesParams) error {
 	return xenapi.ErrNotImplemented("pool.set_custom_uefi_certificates")
 }
 
@@ -1399,10 +1399,10 @@ var poolHandlers = map[string]Handler{
 		return nil, s.Pool.DisableRepositoryProxy(ctx, c, PoolDisableRepositoryProxyParams{Self: xenapi.PoolRef(a[0].(string))})
 	},
 	"pool.set_uefi_certificates": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Pool.SetUefiCertificates(ctx, c, PoolSetUefiCertificatesParams{Self: xenapi.PoolRef(a[0].(string)), Value: a[1].(string)})
+		return nil, s.Pool.SetUEFICertificates(ctx, c, PoolSetUEFICertificatesParams{Self: xenapi.PoolRef(a[0].(string)), Value: a[1].(string)})
 	},
 	"pool.set_custom_uefi_certificates": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Pool.SetCustomUefiCertificates(ctx, c, PoolSetCustomUefiCertificatesParams{Self: xenapi.PoolRef(a[0].(string)), Value: a[1].(string)})
+		return nil, s.Pool.SetCustomUEFICertificates(ctx, c, PoolSetCustomUEFICertificatesParams{Self: xenapi.PoolRef(a[0].(string)), Value: a[1].(string)})
 	},
 	"pool.set_https_only": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
 		return nil, s.Pool.SetHTTPSOnly(ctx, c, PoolSetHTTPSOnlyParams{Self: xenapi.PoolRef(a[0].(string)), Value: a[1].(bool)})

@@ -602,10 +602,10 @@ type VMRestartDeviceModelsParams struct {
 	Self xenapi.VMRef
 }
 
-// VMSetUefiModeParams are the parameters of VM.set_uefi_mode.
-type VMSetUefiModeParams struct {
+// VMSetUEFIModeParams are the parameters of VM.set_uefi_mode.
+type VMSetUEFIModeParams struct {
 	Self xenapi.VMRef
-	Mode xenapi.VMUefiMode
+	Mode xenapi.VMUEFIMode
 }
 
 // VMGetSecurebootReadinessParams are the parameters of VM.get_secureboot_readiness.
@@ -875,8 +875,8 @@ type VM interface {
 	SetNVRAMEFIVariables(ctx context.Context, c *Call, p VMSetNVRAMEFIVariablesParams) error
 	// RestartDeviceModels: restarts its emulator processes without a reboot, by migrating it in place.
 	RestartDeviceModels(ctx context.Context, c *Call, p VMRestartDeviceModelsParams) error
-	// SetUefiMode: switches Secure Boot between setup and user mode by changing stored variables; returns text.
-	SetUefiMode(ctx context.Context, c *Call, p VMSetUefiModeParams) (string, error)
+	// SetUEFIMode: switches Secure Boot between setup and user mode by changing stored variables; returns text.
+	SetUEFIMode(ctx context.Context, c *Call, p VMSetUEFIModeParams) (string, error)
 	// GetSecurebootReadiness: reports whether Secure Boot would work with the variables it has.
 	GetSecurebootReadiness(ctx context.Context, c *Call, p VMGetSecurebootReadinessParams) (xenapi.VMSecurebootReadiness, error)
 	// UpdateSecurebootCertificatesOnBoot: marks it for new Secure Boot certificates at next boot, or not.
@@ -1386,8 +1386,8 @@ func (UnimplementedVM) RestartDeviceModels(context.Context, *Call, VMRestartDevi
 	return xenapi.ErrNotImplemented("VM.restart_device_models")
 }
 
-// SetUefiMode answers NOT_IMPLEMENTED.
-func (UnimplementedVM) SetUefiMode(context.Context, *Call, VMSetUefiModeParams) (string, error) {
+// SetUEFIMode answers NOT_IMPLEMENTED.
+func (UnimplementedVM) SetUEFIMode(context.Context, *Call, VMSetUEFIModeParams) (string, error) {
 	return "", xenapi.ErrNotImplemented("VM.set_uefi_mode")
 }
 
@@ -1764,7 +1764,7 @@ var vmHandlers = map[string]Handler{
 		return nil, s.VM.RestartDeviceModels(ctx, c, VMRestartDeviceModelsParams{Self: xenapi.VMRef(a[0].(string))})
 	},
 	"VM.set_uefi_mode": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.VM.SetUefiMode(ctx, c, VMSetUefiModeParams{Self: xenapi.VMRef(a[0].(string)), Mode: xenapi.VMUefiMode(a[1].(string))})
+		r, err := s.VM.SetUEFIMode(ctx, c, VMSetUEFIModeParams{Self: xenapi.VMRef(a[0].(string)), Mode: xenapi.VMUEFIMode(a[1].(string))})
 		return r, err
 	},
 	"VM.get_secureboot_readiness": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {

@@ -1,0 +1,224 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"xapid/pkg/db"
+	"xapid/pkg/saga"
+	"xapid/pkg/xapi/ops"
+	"xapid/pkg/xenapi"
+	"xapid/pkg/xenapi/service"
+	"xapid/pkg/xenctl"
+)
+
+// HardShutdown stops a VM without asking the guest; a suspended one loses its
+// image.
+func (s *VMs) HardShutdown(ctx context.Context, c *service.Call, p service.VMHardShutdownParams) error {
+	return s.hard(ctx, c, p.VM, xenapi.VMOperationsHardShutdown)
+}
+
+func (s *VMs) hard(ctx context.Context, c *service.Call, ref xenapi.VMRef, op xenapi.VMOperations) error {
+	return s.locked(ctx, c, ref, op, func(ctx context.Context, p *parts) error {
+		image := p.vm.SuspendVDI
+		wasSuspended := p.vm.PowerState == xenapi.VMPowerStateSuspended
+		if err := s.destroyDomain(ctx, p.vm.UUID); err != nil {
+			return err
+		}
+		if err := s.halted(ctx, ref, "VM_SHUTDOWN"); err != nil {
+			return err
+		}
+		if wasSuspended && image != xenapi.Null {
+			return s.Disks.DestroyVDI(ctx, image)
+		}
+		return nil
+	})
+}
+
+// locked runs fn on a VM that carries the operation.
+func (s *VMs) locked(ctx context.Context, c *service.Call, ref xenapi.VMRef, op xenapi.VMOperations,
+	fn func(ctx context.Context, p *parts) error) error {
+	check := func(tx *db.Tx) error { return Check(tx, ref, op) }
+	return s.Env.Locks.Do(ctx, c, ops.WaitQuick, []ops.Target{ops.On("VM", ref, op)}, check, func(ctx context.Context) error {
+		p, err := load(s.Env.DB.View(), ref)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, p)
+	})
+}
+
+// halted brings a VM whose domain is gone to Halted: disks detached, devices
+// and consoles gone. It may run twice for the same stop.
+func (s *VMs) halted(ctx context.Context, ref xenapi.VMRef, message string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saga.DefaultStepTimeout)
+	defer cancel()
+	p, err := load(s.Env.DB.View(), ref)
+	if err != nil {
+		return err
+	}
+	detached := s.detachDisks(ctx, p)
+	return errors.Join(detached, s.Env.Update(ctx, func(tx *db.Tx) error {
+		vm, err := db.Edit(tx, ref)
+		if err != nil {
+			return err
+		}
+		if vm.PowerState != xenapi.VMPowerStateHalted && message != "" {
+			s.Post(tx, message, xenapi.ClsVM, vm.UUID, "VM '"+vm.NameLabel+"' shut down")
+		}
+		return RecordHalted(tx, ref)
+	}))
+}
+
+func (s *VMs) detachDisks(ctx context.Context, p *parts) error {
+	var errs []error
+	for ref, vbd := range p.vbds {
+		if vbd.VDI != xenapi.Null {
+			errs = append(errs, s.Disks.DetachVDI(ctx, vbd.VDI, holder(ref)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// RecordHalted writes what is true of a VM without a domain and without an
+// image.
+func RecordHalted(tx *db.Tx, ref xenapi.VMRef) error {
+	vm, err := db.Edit(tx, ref)
+	if err != nil {
+		return err
+	}
+	vm.PowerState, vm.Domid = xenapi.VMPowerStateHalted, -1
+	vm.ResidentOn, vm.ScheduledToBeResidentOn = xenapi.Null, xenapi.Null
+	vm.SuspendVDI = xenapi.Null
+	if vm.GuestMetrics != xenapi.Null {
+		db.Delete(tx, vm.GuestMetrics)
+		vm.GuestMetrics = xenapi.Null
+	}
+	for _, r := range vm.Consoles {
+		db.Delete(tx, r)
+	}
+	for _, r := range vm.VBDs {
+		if vbd, err := db.Edit(tx, r); err == nil {
+			vbd.CurrentlyAttached, vbd.Device, vbd.Reserved = false, "", false
+		}
+	}
+	for _, r := range vm.VIFs {
+		if vif, err := db.Edit(tx, r); err == nil {
+			vif.CurrentlyAttached, vif.Reserved = false, false
+		}
+	}
+	if m, err := db.Edit(tx, vm.Metrics); err == nil {
+		m.MemoryActual, m.VCPUsNumber, m.State = 0, 0, nil
+	}
+	return nil
+}
+
+// CleanShutdown asks the guest to power off and waits until it has.
+func (s *VMs) CleanShutdown(ctx context.Context, c *service.Call, p service.VMCleanShutdownParams) error {
+	return s.locked(ctx, c, p.VM, xenapi.VMOperationsCleanShutdown, func(ctx context.Context, parts *parts) error {
+		if _, err := s.ask(ctx, parts, xenctl.ShutdownPoweroff); err != nil {
+			return err
+		}
+		return s.halted(ctx, p.VM, "VM_SHUTDOWN")
+	})
+}
+
+// Shutdown asks the guest, and stops it when it does not comply.
+func (s *VMs) Shutdown(ctx context.Context, c *service.Call, p service.VMShutdownParams) error {
+	if err := Check(s.Env.DB.View(), p.VM, xenapi.VMOperationsShutdown); err != nil {
+		return err
+	}
+	err := s.CleanShutdown(ctx, c, service.VMCleanShutdownParams{VM: p.VM})
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return s.HardShutdown(ctx, c, service.VMHardShutdownParams{VM: p.VM})
+}
+
+// ask requests a shutdown or reboot of the guest and waits for its domain to
+// stop, as long as Options.ShutdownTimeout.
+func (s *VMs) ask(ctx context.Context, p *parts, kind xenctl.ShutdownKind) (xenctl.Event, error) {
+	stopped, done := s.awaitStop(p.vm.UUID)
+	defer done()
+	request, cancel := context.WithTimeout(ctx, saga.DefaultStepTimeout)
+	err := s.Env.Node.Hypervisor.RequestShutdown(request, p.vm.UUID, kind)
+	cancel()
+	switch {
+	case errors.Is(err, xenctl.ErrRefused), errors.Is(err, xenctl.ErrTimeout):
+		return xenctl.Event{}, errors.Join(xenapi.ErrVMFailedShutdownAcknowledgment(string(p.ref)), err)
+	case errors.Is(err, xenctl.ErrNotFound):
+		return xenctl.Event{}, nil
+	case err != nil:
+		return xenctl.Event{}, err
+	}
+	timeout := time.NewTimer(s.ShutdownTimeout)
+	defer timeout.Stop()
+	select {
+	case e := <-stopped:
+		return e, nil
+	case <-timeout.C:
+		return xenctl.Event{}, xenapi.ErrVMShutdownTimeout(string(p.ref), strconv.Itoa(int(s.ShutdownTimeout.Seconds())))
+	case <-ctx.Done():
+		return xenctl.Event{}, context.Cause(ctx)
+	}
+}
+
+// awaitStop registers for the stop of a domain; done must be called.
+func (s *VMs) awaitStop(uuid string) (stopped <-chan xenctl.Event, done func()) {
+	ch := make(chan xenctl.Event, 1)
+	s.mu.Lock()
+	s.stopping[uuid] = append(s.stopping[uuid], ch)
+	s.mu.Unlock()
+	return ch, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		kept := s.stopping[uuid][:0]
+		for _, c := range s.stopping[uuid] {
+			if c != ch {
+				kept = append(kept, c)
+			}
+		}
+		if s.stopping[uuid] = kept; len(kept) == 0 {
+			delete(s.stopping, uuid)
+		}
+	}
+}
+
+// CleanReboot asks the guest to reboot; its domain is made anew.
+func (s *VMs) CleanReboot(ctx context.Context, c *service.Call, p service.VMCleanRebootParams) error {
+	return s.locked(ctx, c, p.VM, xenapi.VMOperationsCleanReboot, func(ctx context.Context, parts *parts) error {
+		if _, err := s.ask(ctx, parts, xenctl.ShutdownReboot); err != nil {
+			return err
+		}
+		return s.again(ctx, c, p.VM)
+	})
+}
+
+// HardReboot stops the domain at once and makes it anew.
+func (s *VMs) HardReboot(ctx context.Context, c *service.Call, p service.VMHardRebootParams) error {
+	return s.locked(ctx, c, p.VM, xenapi.VMOperationsHardReboot, func(ctx context.Context, parts *parts) error {
+		if err := s.destroyDomain(ctx, parts.vm.UUID); err != nil {
+			return err
+		}
+		return s.again(ctx, c, p.VM)
+	})
+}
+
+// again makes the domain of a VM anew where it was: its disks are attached
+// still. Static settings are read afresh. When it fails the VM is halted.
+func (s *VMs) again(ctx context.Context, c *service.Call, ref xenapi.VMRef) error {
+	p, err := load(s.Env.DB.View(), ref)
+	if err != nil {
+		return err
+	}
+	plan := &startPlan{ref: ref, op: xenapi.VMOperationsHardReboot, host: p.vm.ResidentOn}
+	if plan.host == xenapi.Null {
+		plan.host = s.Env.Host()
+	}
+	if err := s.launch(ctx, c, plan, p, string(c.Task.Ref())); err != nil {
+		return errors.Join(err, s.halted(ctx, ref, "VM_SHUTDOWN"))
+	}
+	return nil
+}
