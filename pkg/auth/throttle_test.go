@@ -43,11 +43,11 @@ func bubble(t *testing.T, o *oracle, test func(t *testing.T, th *Throttle)) {
 	synctest.Test(t, func(t *testing.T) { test(t, NewThrottle(o, ThrottleConfig{})) })
 }
 
-// login gives the error and the time of one login.
-func login(th *Throttle, address, user, password string) (error, time.Duration) {
+// login gives the time and the error of one login.
+func login(th *Throttle, address, user, password string) (time.Duration, error) {
 	begin := time.Now()
 	_, err := th.Login(context.Background(), address, user, password)
-	return err, time.Since(begin)
+	return time.Since(begin), err
 }
 
 func TestA1EveryFailureAnswersAtOneTime(t *testing.T) {
@@ -57,12 +57,12 @@ func TestA1EveryFailureAnswersAtOneTime(t *testing.T) {
 			want           error
 		}{{"root", "wrong", ErrBadCredentials}, {"nobody", "wrong", ErrBadCredentials}, {"guest", "right", ErrNotAuthorized},
 			{"root", "broken", nil}, {strings.Repeat("u", 1<<20), "x", ErrBadCredentials}} {
-			err, took := login(th, fmt.Sprint("192.0.2.", i), c.user, c.password)
+			took, err := login(th, fmt.Sprint("192.0.2.", i), c.user, c.password)
 			if err == nil || c.want != nil && !errors.Is(err, c.want) || took != 3*time.Second {
 				t.Errorf("%.20s: %v after %v", c.user, err, took)
 			}
 		}
-		if err, took := login(th, "192.0.2.100", "root", "right"); err != nil || took != 40*time.Millisecond {
+		if took, err := login(th, "192.0.2.100", "root", "right"); err != nil || took != 40*time.Millisecond {
 			t.Errorf("the right one: %v after %v", err, took)
 		}
 	})
@@ -70,10 +70,10 @@ func TestA1EveryFailureAnswersAtOneTime(t *testing.T) {
 
 func TestA1SlowFailuresAnswerAtAMultiple(t *testing.T) {
 	bubble(t, &oracle{takes: 10 * time.Second}, func(t *testing.T, th *Throttle) {
-		if err, took := login(th, "192.0.2.1", "root", "wrong"); err == nil || took != 12*time.Second {
+		if took, err := login(th, "192.0.2.1", "root", "wrong"); err == nil || took != 12*time.Second {
 			t.Errorf("%v after %v", err, took)
 		}
-		if err, took := login(th, "192.0.2.1", "root", "right"); err != nil || took != 10*time.Second {
+		if took, err := login(th, "192.0.2.1", "root", "right"); err != nil || took != 10*time.Second {
 			t.Errorf("%v after %v", err, took)
 		}
 	})
@@ -98,14 +98,14 @@ func TestA1OneAddress(t *testing.T) {
 		if n := o.asked.Load(); n > 15 {
 			t.Errorf("%d guesses of 6,000 were tried", n)
 		}
-		if err, _ := login(th, "192.0.2.1:6000", "root", "right"); err != nil {
+		if _, err := login(th, "192.0.2.1:6000", "root", "right"); err != nil {
 			t.Errorf("the owner, from where he was before: %v", err)
 		}
-		if err, took := login(th, "198.51.100.0", "root", "right"); !errors.Is(err, ErrHeldBack) || took != 3*time.Second {
+		if took, err := login(th, "198.51.100.0", "root", "right"); !errors.Is(err, ErrHeldBack) || took != 3*time.Second {
 			t.Errorf("the guesser: %v after %v", err, took)
 		}
 		time.Sleep(20 * time.Minute)
-		if err, _ := login(th, "198.51.100.0", "root", "right"); err != nil {
+		if _, err := login(th, "198.51.100.0", "root", "right"); err != nil {
 			t.Errorf("later: %v", err)
 		}
 	})
@@ -120,14 +120,14 @@ func TestA1HundredAddresses(t *testing.T) {
 		if n := o.asked.Load(); n > 20 {
 			t.Errorf("%d guesses of 6,000 were tried", n)
 		}
-		if err, _ := login(th, "[2001:db8::2]:443", "root", "right"); err != nil {
+		if _, err := login(th, "[2001:db8::2]:443", "root", "right"); err != nil {
 			t.Errorf("the owner, from his own network: %v", err)
 		}
-		if err, _ := login(th, "192.0.2.9", "other", "right"); err != nil {
+		if _, err := login(th, "192.0.2.9", "other", "right"); err != nil {
 			t.Errorf("another account from another address: %v", err)
 		}
 		time.Sleep(time.Minute)
-		if err, _ := login(th, "192.0.2.9", "root", "right"); err != nil {
+		if _, err := login(th, "192.0.2.9", "root", "right"); err != nil {
 			t.Errorf("root from anywhere, a minute later: %v", err)
 		}
 	})
@@ -152,7 +152,7 @@ func TestManyRightLoginsAtOncePass(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() {
-				if err, took := login(th, "192.0.2.1", "root", "right"); err != nil || took > time.Second {
+				if took, err := login(th, "192.0.2.1", "root", "right"); err != nil || took > time.Second {
 					t.Errorf("%v after %v", err, took)
 				}
 			})

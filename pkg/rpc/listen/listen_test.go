@@ -34,7 +34,7 @@ var echo = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 })
 
 // start serves handler on free ports until the test ends.
-func start(t *testing.T, limits Limits, handler http.Handler) *Server {
+func start(t testing.TB, limits Limits, handler http.Handler) *Server {
 	t.Helper()
 	dir := t.TempDir()
 	cert, err := OpenCertificate(dir, "localhost", "127.0.0.1")
@@ -106,12 +106,12 @@ func TestH3Headers(t *testing.T) {
 	}
 }
 
-func TestH4Smuggling(t *testing.T) {
-	s := start(t, Limits{}, echo)
+// smuggling are the requests of H4.
+func smuggling() map[string]string {
 	post := func(headers, body string) string {
 		return "POST / HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n" + body
 	}
-	rows := map[string]string{
+	return map[string]string{
 		"both lengths":           post("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
 		"both, other order":      post("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"),
 		"two lengths":            post("Content-Length: 5\r\nContent-Length: 6\r\n", "hello"),
@@ -144,6 +144,11 @@ func TestH4Smuggling(t *testing.T) {
 		"other encoding":         post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"),
 		"chunked in 1.0":         "POST /" + strings.Repeat("x", 200) + " HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 	}
+}
+
+func TestH4Smuggling(t *testing.T) {
+	s := start(t, Limits{}, echo)
+	rows := smuggling()
 	for name, request := range rows {
 		t.Run(name, func(t *testing.T) {
 			c := dial(t, s.HTTPAddr())
