@@ -3,7 +3,6 @@ package db
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"xapid/pkg/datamodel"
 	"xapid/pkg/xenapi"
@@ -21,7 +20,7 @@ func WriteField(tx *Tx, f *datamodel.Field, kind datamodel.Kind, args []any) err
 	p := rec.Ptr(f.Index)
 	switch kind {
 	case datamodel.FieldSet:
-		SetField(p, args[1])
+		xenapi.SetField(p, args[1])
 	case datamodel.FieldAdd:
 		if !addTo(p, args[1:]) {
 			return xenapi.ErrMapDuplicateKey(f.Class.Name, f.Name, ref, fmt.Sprint(args[1]))
@@ -30,48 +29,6 @@ func WriteField(tx *Tx, f *datamodel.Field, kind datamodel.Kind, args []any) err
 		removeFrom(p, args[1])
 	}
 	return nil
-}
-
-// SetField assigns a canonical value to a field that p points at, as Ptr does.
-func SetField(p, v any) {
-	switch p := p.(type) {
-	case *string:
-		*p = v.(string)
-	case *int64:
-		*p = v.(int64)
-	case *float64:
-		*p = v.(float64)
-	case *bool:
-		*p = v.(bool)
-	case *time.Time:
-		*p = v.(time.Time)
-	case *[]string:
-		*p = unique(v.([]string))
-	case *[]int64:
-		*p = v.([]int64)
-	case *map[string]string:
-		*p = v.(map[string]string)
-	case *map[string]int64:
-		*p = v.(map[string]int64)
-	case *map[string][]string:
-		*p = v.(map[string][]string)
-	case *map[int64]int64:
-		*p = v.(map[int64]int64)
-	case *map[int64]float64:
-		*p = v.(map[int64]float64)
-	case *map[int64][]string:
-		*p = v.(map[int64][]string)
-	}
-}
-
-// unique drops what a set has twice.
-func unique(in []string) []string {
-	seen := make(map[string]bool, len(in))
-	return slices.DeleteFunc(slices.Clone(in), func(s string) bool {
-		twice := seen[s]
-		seen[s] = true
-		return twice
-	})
 }
 
 // addTo adds a key and value to a map, or a member to a set; false if the map

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"xapid/pkg/datamodel"
+	"xapid/pkg/rpc/listen"
 	"xapid/pkg/rpc/wire"
 	"xapid/pkg/xenapi"
 )
@@ -122,7 +123,7 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request) (body []byte, rele
 	case errors.Is(err, errTooLarge):
 		refuse(w, http.StatusRequestEntityTooLarge)
 	case err != nil:
-		refuse(w, http.StatusBadRequest)
+		refuse(w, listen.BodyStatus(err))
 	}
 	return body, release, err == nil
 }

@@ -167,7 +167,7 @@ func create(m *datamodel.Message) handlerFunc {
 		}
 		ref := xenapi.NewRef[string]()
 		if f := m.Class.FieldByName("uuid"); f != nil {
-			db.SetField(rec.Ptr(f.Index), xenapi.NewUUID())
+			xenapi.SetField(rec.Ptr(f.Index), xenapi.NewUUID())
 		}
 		return ref, s.db.Update(ctx, func(tx *db.Tx) error {
 			tx.Insert(ref, rec)
@@ -185,7 +185,7 @@ func recordFrom(class *datamodel.Class, fields *wire.Fields) (xenapi.Record, err
 			continue
 		}
 		if v, ok := fields.Get(f); ok {
-			db.SetField(rec.Ptr(f.Index), v)
+			xenapi.SetField(rec.Ptr(f.Index), v)
 		} else if !f.HasDefault {
 			return nil, xenapi.ErrFieldTypeError(f.Name)
 		}

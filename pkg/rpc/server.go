@@ -28,7 +28,7 @@ import (
 type Options struct {
 	DB       *db.DB
 	Services *service.Services
-	Hooks    *Hooks
+	Hooks    Hooks
 	Audit    *Audit
 	Log      *slog.Logger
 	// Login checks a name and a password that came from an address, at the

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"xapid/pkg/datamodel"
+	"xapid/pkg/db"
+	"xapid/pkg/facts"
+	"xapid/pkg/xapi"
+	"xapid/pkg/xapi/network"
+	"xapid/pkg/xapi/storage"
+	"xapid/pkg/xapi/vm"
+	"xapid/pkg/xenapi"
+	"xapid/pkg/xenapi/service"
+)
+
+// behaviour is everything that the API can do beyond generic code.
+type behaviour struct {
+	services   *service.Services
+	hooks      xapi.Hooks
+	storage    *storage.Storage
+	components []component
+	metrics    *metrics
+}
+
+// behaviour makes the families of messages and wires them to each other.
+func (a *Agent) behaviour(env *xapi.Env, freshBoot bool) *behaviour {
+	b := &behaviour{services: service.New(), hooks: xapi.NewHooks(), metrics: newMetrics()}
+	b.storage = storage.New(storage.Options{Env: env, Dir: filepath.Join(a.Config.StateDir, "sr"), Post: post(env)})
+	vms := vm.New(vm.Options{Env: env, Disks: b.storage, Device: storage.DeviceName, NIC: network.NICConfig,
+		MAC: network.MACFor, Post: post(env), ShutdownTimeout: a.Config.ShutdownTimeout, FreshBoot: freshBoot})
+	networks := network.New(env, func(ctx context.Context) ([]facts.Link, error) { return facts.Links(ctx, facts.Source{}) })
+	b.storage.Register(b.hooks, b.services)
+	vms.Register(b.hooks, b.services)
+	networks.Register(b.hooks, b.services)
+	b.components = append(b.components, b.storage, vms)
+	b.metrics.register(counts(env)...)
+	return b
+}
+
+// derive sets the fields that follow from others at the end of every commit.
+func derive(tx *db.Tx) {
+	edited := tx.Edited()
+	vm.Derive(tx, edited)
+	storage.Derive(tx, edited)
+	network.Derive(tx, edited)
+}
+
+// counts are the metrics of how many objects there are, read from the newest
+// snapshot.
+func counts(env *xapi.Env) []prometheus.Collector { return []prometheus.Collector{objectCounts{env}} }
+
+type objectCounts struct{ env *xapi.Env }
+
+var (
+	vmsDesc   = prometheus.NewDesc("xapid_vms", "VMs by power state, templates aside.", []string{"state"}, nil)
+	hostsDesc = prometheus.NewDesc("xapid_hosts", "Hosts by whether they are enabled.", []string{"state"}, nil)
+	srsDesc   = prometheus.NewDesc("xapid_srs", "Storage repositories by whether any host has them plugged.", []string{"state"}, nil)
+	tasksDesc = prometheus.NewDesc("xapid_tasks", "Tasks by status.", []string{"status"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (objectCounts) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{vmsDesc, hostsDesc, srsDesc, tasksDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (o objectCounts) Collect(ch chan<- prometheus.Metric) {
+	rd := o.env.DB.View()
+	vms := byMember("vm_power_state")
+	for _, v := range db.All[xenapi.VMRef](rd) {
+		if !v.IsATemplate {
+			vms[string(v.PowerState)]++
+		}
+	}
+	hosts := map[string]int{"enabled": 0, "disabled": 0}
+	for _, h := range db.All[xenapi.HostRef](rd) {
+		hosts[pick(h.Enabled, "enabled", "disabled")]++
+	}
+	srs := map[string]int{"plugged": 0, "unplugged": 0}
+	for _, sr := range db.All[xenapi.SRRef](rd) {
+		plugged := false
+		for _, p := range sr.PBDs {
+			pbd := db.Find(rd, p)
+			plugged = plugged || pbd != nil && pbd.CurrentlyAttached
+		}
+		srs[pick(plugged, "plugged", "unplugged")]++
+	}
+	tasks := byMember("task_status_type")
+	for _, t := range db.All[xenapi.TaskRef](rd) {
+		tasks[string(t.Status)]++
+	}
+	for desc, values := range map[*prometheus.Desc]map[string]int{vmsDesc: vms, hostsDesc: hosts, srsDesc: srs, tasksDesc: tasks} {
+		for label, n := range values {
+			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), label)
+		}
+	}
+}
+
+// byMember is a count of nothing for every member of an enum.
+func byMember(enum string) map[string]int {
+	out := map[string]int{}
+	for _, m := range datamodel.Get().Enum(enum).Members {
+		out[m] = 0
+	}
+	return out
+}
+
+func pick(yes bool, a, b string) string {
+	if yes {
+		return a
+	}
+	return b
+}
