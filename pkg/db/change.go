@@ -139,7 +139,7 @@ func (b *builder) index(t *table, before, after *Row) {
 	if was == is {
 		return
 	}
-	if was != "" {
+	if owner, _ := t.uuids.get(was); was != "" && owner.ref == before.Ref { // it may have passed on in this commit
 		t.uuids = t.uuids.delete(was)
 	}
 	if is != "" {

@@ -2,7 +2,9 @@ package db
 
 import (
 	"fmt"
+	"math"
 	"slices"
+	"time"
 	"unicode/utf8"
 
 	"xapid/pkg/datamodel"
@@ -14,6 +16,9 @@ import (
 const (
 	MaxFieldBytes = 2 << 20
 	MaxMembers    = 10_000
+	// MaxTxBytes bounds one transaction, and nearly so a log entry, of which
+	// the log takes 64 MiB.
+	MaxTxBytes = 16 << 20
 	// maxChain bounds how far a parent chain is followed for a loop.
 	maxChain = 100_000
 )
@@ -23,6 +28,7 @@ const (
 // uuids, and parents that would be their own ancestors.
 type checker struct {
 	uuids map[string]string
+	bytes int // of all that was checked
 }
 
 func (k *checker) change(tx *Tx, e *edit, c Change) error {
@@ -31,8 +37,12 @@ func (k *checker) change(tx *Tx, e *edit, c Change) error {
 	}
 	for _, i := range c.Fields {
 		f := c.Class.Fields[i]
-		if err := checkValue(f, e.rec.Ptr(i)); err != nil {
+		n, err := checkValue(f, e.rec.Ptr(i))
+		if err != nil {
 			return err
+		}
+		if k.bytes += n; k.bytes > MaxTxBytes {
+			return xenapi.ErrInvalidValue(f.Name, fmt.Sprintf("more than %d bytes in one change", MaxTxBytes))
 		}
 		if err := k.references(tx, e, f); err != nil {
 			return err
@@ -101,8 +111,9 @@ func acyclic(tx *Tx, e *edit, f *datamodel.Field) error {
 	return xenapi.ErrValueNotSupported(f.Class.Name+"."+f.Name, at, "the chain of ancestors is too long")
 }
 
-// checkValue checks the texts in a field: enums, characters, sizes.
-func checkValue(f *datamodel.Field, p any) error {
+// checkValue checks the texts in a field, enums, characters, sizes, and counts
+// their bytes.
+func checkValue(f *datamodel.Field, p any) (int, error) {
 	c := valueChecker{field: f}
 	switch p := p.(type) {
 	case *string:
@@ -118,6 +129,16 @@ func checkValue(f *datamodel.Field, p any) error {
 			c.key(k)
 			c.text(f.Type.Elem, v)
 		}
+	case *time.Time:
+		if y := p.Year(); y < 0 || y > 9999 {
+			c.fail(p.String())
+		}
+	case *float64:
+		c.number(*p)
+	case *map[int64]float64:
+		for _, v := range *p {
+			c.number(v)
+		}
 	case *map[string]int64:
 		c.count(len(*p))
 	case *map[string][]string:
@@ -132,7 +153,7 @@ func checkValue(f *datamodel.Field, p any) error {
 	if c.bytes > MaxFieldBytes {
 		c.fail(fmt.Sprintf("%d bytes, %d at most", c.bytes, MaxFieldBytes))
 	}
-	return c.err
+	return c.bytes, c.err
 }
 
 type valueChecker struct {
@@ -150,6 +171,13 @@ func (c *valueChecker) fail(value string) {
 func (c *valueChecker) count(n int) {
 	if n > MaxMembers && refType(c.field.Type) == nil {
 		c.fail(fmt.Sprintf("%d members, %d at most", n, MaxMembers))
+	}
+}
+
+// number refuses what neither JSON nor SQLite can hold.
+func (c *valueChecker) number(v float64) {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		c.fail(fmt.Sprint(v))
 	}
 }
 

@@ -41,6 +41,9 @@ type Options struct {
 	// Derive, if set, runs at the end of every transaction and sets the fields
 	// that follow from others, such as allowed_operations.
 	Derive func(tx *Tx)
+	// At, if set, is told when a commit passes a point; tests end the process
+	// there.
+	At func(p Point)
 	// Start is the first generation: the time in microseconds, unless a test
 	// wants another.
 	Start uint64
@@ -71,6 +74,7 @@ type pending struct {
 	done     []applied
 	entry    entryTx
 	durable  bool
+	bytes    int
 	finished chan struct{}
 	err      error
 }
@@ -80,12 +84,15 @@ type batch struct {
 	id      string
 	txs     []*pending
 	applied bool
+	// stale says that another entry came in between: what the batch proposed
+	// is not on top of the published state any more.
+	stale bool
 }
 
 // errRetry asks Update to run its function again on the state as it now is.
 var errRetry = errors.New("db: the state below was taken back")
 
-// maxBatch bounds the transactions in one log entry.
+// maxBatch bounds the transactions in one log entry, MaxTxBytes their texts.
 const maxBatch = 512
 
 // Open loads the graph from SQLite, which is made if it is not there. Nothing
@@ -99,10 +106,11 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	}
 	d := &DB{opts: opts, feed: newFeed(opts.Start), work: make(chan struct{}, 1)}
 	var err error
-	if d.writer, err = openWriter(ctx, opts.Path, opts.Log); err != nil {
+	if d.writer, err = openWriter(ctx, opts.Path, opts.Log, d.at); err != nil {
 		return nil, err
 	}
 	snap, index, err := d.writer.load(ctx, opts.Start)
+	d.writer.start(index)
 	if err != nil {
 		return nil, errors.Join(err, d.writer.close())
 	}
@@ -129,8 +137,8 @@ func (d *DB) Commits() uint64 { return d.commits.Load() }
 // When ctx ends first, the outcome is unknown and its error is returned.
 func (d *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	for {
-		p, err := d.propose(fn)
-		if err != nil || p == nil {
+		p, own, err := d.propose(fn)
+		if p == nil {
 			return err
 		}
 		select {
@@ -138,40 +146,49 @@ func (d *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		case <-ctx.Done():
 			return fmt.Errorf("db: gave up waiting for the commit: %w", context.Cause(ctx))
 		}
-		if !errors.Is(p.err, errRetry) {
+		switch {
+		case errors.Is(p.err, errRetry), !own && p.err != nil: // what fn saw is gone
+		case own:
 			return p.err
+		default:
+			return err
 		}
 	}
 }
 
 // propose runs fn on the head of the queue and makes its result the new head.
-func (d *DB) propose(fn func(tx *Tx) error) (*pending, error) {
+// The answer waits for the pending commit, if there is one: fn's own, or when
+// it changed nothing or failed, the last of those that it saw.
+func (d *DB) propose(fn func(tx *Tx) error) (p *pending, own bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	tx := newTx(d.head)
 	if err := fn(tx); err != nil {
-		return nil, err
+		return d.last(), false, err
 	}
 	changes, err := tx.changes(d.opts.Derive)
-	if err != nil {
-		return nil, err
+	if err != nil || len(changes) == 0 && len(tx.journal) == 0 {
+		return d.last(), false, err
 	}
-	if len(changes) == 0 && len(tx.journal) == 0 {
-		return d.last(), nil
-	}
-	p := &pending{finished: make(chan struct{}), entry: entryTx{journal: tx.journal}}
+	p, err = d.enqueue(changes, tx.journal, tx.check.bytes)
+	return p, err == nil, err
+}
+
+// enqueue makes changes the new head, to be committed; under mu.
+func (d *DB) enqueue(changes []Change, journal []journalChange, bytes int) (*pending, error) {
+	p := &pending{finished: make(chan struct{}), bytes: bytes, entry: entryTx{journal: journal}}
 	for _, c := range changes {
 		if c, ok := c.persistent(); ok {
 			p.entry.changes = append(p.entry.changes, c)
 		}
 	}
-	p.durable = len(p.entry.changes) > 0 || len(tx.journal) > 0
+	p.durable = len(p.entry.changes) > 0 || len(journal) > 0
 	if p.durable {
 		if err := d.writable(); err != nil {
 			return nil, err
 		}
 	}
-	p.snap, p.done = d.head.apply(changes, tx.journal)
+	p.snap, p.done = d.head.apply(changes, journal)
 	d.head = p.snap
 	if !p.durable && d.inflight == nil && len(d.queue) == 0 {
 		d.publish(p)
@@ -182,7 +199,7 @@ func (d *DB) propose(fn func(tx *Tx) error) (*pending, error) {
 	return p, nil
 }
 
-// last is the commit that a reader of the head has to wait for, if any.
+// last is the commit that a reader of the head has to wait for, if any; under mu.
 func (d *DB) last() *pending {
 	if n := len(d.queue); n > 0 {
 		return d.queue[n-1]
@@ -196,6 +213,9 @@ func (d *DB) last() *pending {
 func (d *DB) writable() error {
 	if d.broken != nil {
 		return xenapi.ErrInternalError("changes are refused until the log takes them again: " + d.broken.Error())
+	}
+	if err := d.writer.behind(); err != nil {
+		return err
 	}
 	if d.opts.Room != nil {
 		return d.opts.Room()
@@ -237,11 +257,11 @@ func (d *DB) Run(ctx context.Context, log Log) error {
 	for {
 		select {
 		case <-ctx.Done():
-			d.abort(context.Cause(ctx))
+			d.stop(context.Cause(ctx))
 			return nil
 		case <-d.work:
 		}
-		for b := d.take(); b != nil; b = d.take() {
+		for b := d.take(); b != nil && ctx.Err() == nil; b = d.take() {
 			if err := d.commit(ctx, b); err != nil {
 				d.opts.Log.Error("the log does not take changes", "error", err)
 				d.recover(ctx)
@@ -254,9 +274,13 @@ func (d *DB) Run(ctx context.Context, log Log) error {
 func (d *DB) take() *batch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := min(len(d.queue), maxBatch)
-	if n == 0 {
+	if len(d.queue) == 0 {
 		return nil
+	}
+	n, bytes := 1, d.queue[0].bytes
+	for n < min(len(d.queue), maxBatch) && bytes+d.queue[n].bytes <= MaxTxBytes {
+		bytes += d.queue[n].bytes
+		n++
 	}
 	b := &batch{id: xenapi.NewUUID(), txs: d.queue[:n:n]}
 	d.queue = d.queue[n:]
@@ -274,7 +298,9 @@ func (d *DB) commit(ctx context.Context, b *batch) error {
 	}
 	var err error
 	if len(txs) > 0 {
+		d.at(BeforeAppend)
 		err = d.log.Append(ctx, encodeEntry(b.id, txs))
+		d.at(AfterAppend)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -300,8 +326,12 @@ func (d *DB) commit(ctx context.Context, b *batch) error {
 	return err
 }
 
-// reset takes back all that was proposed and not committed; under mu.
+// reset takes back all that was proposed and not committed; under mu. A batch
+// in flight is judged when the log has answered.
 func (d *DB) reset() {
+	if d.inflight != nil {
+		d.inflight.stale = true
+	}
 	for _, p := range d.queue {
 		p.err = errRetry
 		close(p.finished)
@@ -341,64 +371,16 @@ func (d *DB) drainEphemeral() {
 	d.queue = nil
 }
 
-func (d *DB) abort(cause error) {
+// stop takes back what the log will not get any more.
+func (d *DB) stop(cause error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if b := d.inflight; b != nil { // taken, but not begun
+		d.queue = append(b.txs, d.queue...)
+		d.inflight = nil
+	}
 	d.broken = cause
-	for _, p := range d.queue {
-		p.err = cause
-		close(p.finished)
-	}
-	d.queue = nil
-}
-
-// Apply carries out the log's entry at index; those that SQLite already holds
-// are skipped. The log calls it, one entry at a time.
-func (d *DB) Apply(index uint64, entry []byte) error {
-	id, err := entryID(entry)
-	if err != nil {
-		return fmt.Errorf("entry %d: %w", index, err)
-	}
-	d.mu.Lock()
-	if index <= d.index {
-		d.mu.Unlock()
-		return nil
-	}
-	var rows []applied
-	var journal []journalChange
-	if b := d.inflight; b != nil && b.id == id {
-		d.index = index
-		d.publishAll(b)
-		for _, p := range b.txs {
-			if p.durable {
-				rows, journal = append(rows, p.done...), append(journal, p.entry.journal...)
-			}
-		}
-	} else if rows, journal, err = d.replay(entry); err != nil {
-		d.mu.Unlock()
-		return fmt.Errorf("entry %d: %w", index, err)
-	}
-	d.index = index
-	d.mu.Unlock()
-	d.writer.put(index, rows, journal)
-	return nil
-}
-
-// replay applies an entry that this process did not propose, or gave up on.
-func (d *DB) replay(entry []byte) (rows []applied, journal []journalChange, err error) {
-	_, txs, err := decodeEntry(entry)
-	if err != nil {
-		return nil, nil, err
-	}
 	d.reset()
-	for _, tx := range txs {
-		p := &pending{finished: make(chan struct{})}
-		p.snap, p.done = d.head.apply(tx.changes, tx.journal)
-		d.head = p.snap
-		d.publish(p)
-		rows, journal = append(rows, p.done...), append(journal, tx.journal...)
-	}
-	return rows, journal, nil
 }
 
 // Flushed waits until SQLite holds every entry up to index.

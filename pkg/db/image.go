@@ -3,10 +3,12 @@ package db
 import (
 	"bufio"
 	"context"
+	"database/sql/driver"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"xapid/pkg/datamodel"
 )
@@ -28,12 +30,13 @@ func (im *Image) Index() uint64 { return im.snap.index }
 const rowsPerFrame = 256
 
 // Write streams the persistent part of the graph as log entries of creations,
-// each behind its length (4 bytes, big-endian).
+// each behind its length (4 bytes, big-endian). In the place of the batch id
+// stands the index of the last entry in it.
 func (im *Image) Write(w io.Writer) error {
 	out := bufio.NewWriterSize(w, 1<<20)
 	var tx entryTx
 	flush := func() error {
-		b := encodeEntry("", []entryTx{tx})
+		b := encodeEntry(imageID(im.snap.index), []entryTx{tx})
 		tx = entryTx{}
 		if err := binary.Write(out, binary.BigEndian, uint32(len(b))); err != nil {
 			return err
@@ -85,12 +88,36 @@ func (w *writer) checkpoint() error {
 		return err
 	}
 	defer conn.c.Close()
-	return conn.exec("PRAGMA wal_checkpoint(TRUNCATE)")
+	return conn.each(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)", func(row []driver.Value) error {
+		if row[0] != int64(0) {
+			return errors.New("db: sqlite's log is in use and can't be moved into the file")
+		}
+		return nil
+	})
 }
 
-// Restore replaces the whole graph by an image that holds the log up to index.
-func (d *DB) Restore(r io.Reader, index uint64) error {
-	changes, journal, err := readImage(r)
+// imageID and imageIndex carry the index of an image in an entry's id.
+func imageID(index uint64) string { return strconv.FormatUint(index, 10) }
+
+func imageIndex(id string) (uint64, error) {
+	index, err := strconv.ParseUint(id, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("db: image: %w", err)
+	}
+	return index, nil
+}
+
+// Restore replaces the graph by an image, if the image is newer.
+func (d *DB) Restore(r io.Reader) error {
+	in := imageReader{bufio.NewReaderSize(r, 1<<20)}
+	index, frame, err := in.next()
+	if err != nil {
+		return err
+	}
+	if index <= d.View().Index() {
+		return nil
+	}
+	changes, journal, err := in.rest(frame)
 	if err != nil {
 		return err
 	}
@@ -99,12 +126,22 @@ func (d *DB) Restore(r io.Reader, index uint64) error {
 	kept := map[string]bool{}
 	for _, c := range changes {
 		kept[c.Ref] = true
+		d.head.dropEphemeral(c)
 	}
 	for _, c := range stored() {
 		for row := range d.head.Rows(c) {
 			if !kept[row.Ref] {
 				changes = append(changes, Change{Op: OpDelete, Class: c, Ref: row.Ref})
 			}
+		}
+	}
+	open := map[string]bool{}
+	for _, j := range journal {
+		open[j.id] = true
+	}
+	for id := range d.head.Journal() {
+		if !open[id] {
+			journal = append(journal, journalChange{id: id})
 		}
 	}
 	p := &pending{finished: make(chan struct{})}
@@ -116,25 +153,37 @@ func (d *DB) Restore(r io.Reader, index uint64) error {
 	return nil
 }
 
-func readImage(r io.Reader) (changes []Change, journal []journalChange, err error) {
-	in := bufio.NewReaderSize(r, 1<<20)
-	for {
-		var n uint32
-		if err := binary.Read(in, binary.BigEndian, &n); errors.Is(err, io.EOF) {
-			return changes, journal, nil
-		} else if err != nil {
-			return nil, nil, fmt.Errorf("db: image: %w", err)
-		}
-		b := make([]byte, n)
-		if _, err := io.ReadFull(in, b); err != nil {
-			return nil, nil, fmt.Errorf("db: image: %w", err)
-		}
-		_, txs, err := decodeEntry(b)
-		if err != nil {
-			return nil, nil, err
-		}
-		for _, tx := range txs {
+// imageReader reads what Image.Write wrote.
+type imageReader struct{ in *bufio.Reader }
+
+// next reads one frame: io.EOF after the last.
+func (r imageReader) next() (index uint64, frame []entryTx, err error) {
+	var n uint32
+	if err := binary.Read(r.in, binary.BigEndian, &n); err != nil {
+		return 0, nil, err
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r.in, b); err != nil {
+		return 0, nil, fmt.Errorf("db: image: %w", io.ErrUnexpectedEOF)
+	}
+	id, txs, err := decodeEntry(b)
+	if err != nil {
+		return 0, nil, err
+	}
+	index, err = imageIndex(id)
+	return index, txs, err
+}
+
+// rest collects a frame and all that follow it.
+func (r imageReader) rest(frame []entryTx) (changes []Change, journal []journalChange, err error) {
+	for err == nil {
+		for _, tx := range frame {
 			changes, journal = append(changes, tx.changes...), append(journal, tx.journal...)
 		}
+		_, frame, err = r.next()
 	}
+	if !errors.Is(err, io.EOF) {
+		return nil, nil, err
+	}
+	return changes, journal, nil
 }

@@ -2,6 +2,7 @@ package db
 
 import (
 	"slices"
+	"time"
 
 	"xapid/pkg/datamodel"
 	"xapid/pkg/xenapi"
@@ -68,7 +69,7 @@ func (tx *Tx) Insert(ref string, rec xenapi.Record) {
 // elsewhere that refer to it become null.
 func (tx *Tx) Delete(class *datamodel.Class, ref string) {
 	e := tx.edits[ref]
-	if e == nil {
+	if e == nil || e.class != class {
 		base, ok := tx.base.Row(class, ref)
 		if !ok {
 			return
@@ -282,6 +283,9 @@ func (e *edit) change() (Change, bool) {
 		base = xenapi.New(e.class.ID)
 	}
 	for _, f := range e.class.Fields {
+		if at, ok := e.rec.Ptr(f.Index).(*time.Time); ok {
+			*at = at.UTC().Truncate(time.Second) // as the log and SQLite hold it
+		}
 		if !f.Derived && !xenapi.SameField(base.Ptr(f.Index), e.rec.Ptr(f.Index)) {
 			c.Fields = append(c.Fields, f.Index)
 		}

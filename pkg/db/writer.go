@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"xapid/pkg/datamodel"
+	"xapid/pkg/xenapi"
 )
 
 // backlog is how many changed rows may wait for SQLite before the log is held
@@ -23,11 +24,13 @@ type writer struct {
 	path string
 	conn *sqlConn
 	log  *slog.Logger
+	at   func(p Point)
 
 	mu      sync.Mutex
 	change  *sync.Cond // of anything below
 	rows    []applied
 	journal []journalChange
+	failing error  // of SQLite's last batch
 	index   uint64 // of the last entry queued
 	held    uint64 // of the last entry that SQLite holds
 	closing bool
@@ -37,7 +40,7 @@ type writer struct {
 	stmts map[string]driver.Stmt
 }
 
-func openWriter(ctx context.Context, path string, log *slog.Logger) (*writer, error) {
+func openWriter(ctx context.Context, path string, log *slog.Logger, at func(p Point)) (*writer, error) {
 	conn, err := openSQL(path)
 	if err != nil {
 		return nil, err
@@ -45,10 +48,15 @@ func openWriter(ctx context.Context, path string, log *slog.Logger) (*writer, er
 	if err := conn.migrate(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("db: %s: %w", path, err), conn.c.Close())
 	}
-	w := &writer{path: path, conn: conn, log: log, done: make(chan struct{}), quit: make(chan struct{}), stmts: map[string]driver.Stmt{}}
+	w := &writer{path: path, conn: conn, log: log, at: at, done: make(chan struct{}), quit: make(chan struct{}), stmts: map[string]driver.Stmt{}}
 	w.change = sync.NewCond(&w.mu)
-	go w.run()
 	return w, nil
+}
+
+// start begins to write; SQLite holds every entry up to index.
+func (w *writer) start(index uint64) {
+	w.index, w.held = index, index
+	go w.run()
 }
 
 // put queues what an entry changed; it waits while the backlog is full.
@@ -62,6 +70,17 @@ func (w *writer) put(index uint64, rows []applied, journal []journalChange) {
 	w.journal = append(w.journal, journal...)
 	w.index = index
 	w.change.Broadcast()
+}
+
+// behind refuses changes while SQLite takes none and much is waiting for it:
+// better than to hold up the log, and all ephemeral changes with it.
+func (w *writer) behind() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failing == nil || len(w.rows) < backlog/2 {
+		return nil
+	}
+	return xenapi.ErrInternalError("changes are refused until the database file takes them again: " + w.failing.Error())
 }
 
 // flushed waits until SQLite holds the entry at index.
@@ -104,7 +123,7 @@ func (w *writer) run() {
 		for w.index == w.held && !w.closing {
 			w.change.Wait()
 		}
-		if w.index == w.held || w.index == 0 {
+		if w.index == w.held {
 			w.mu.Unlock()
 			return
 		}
@@ -116,7 +135,7 @@ func (w *writer) run() {
 			return
 		}
 		w.mu.Lock()
-		w.held = index
+		w.held, w.failing = index, nil
 		w.change.Broadcast()
 		w.mu.Unlock()
 	}
@@ -131,6 +150,9 @@ func (w *writer) persist(rows []applied, journal []journalChange, index uint64, 
 			return err
 		}
 		w.log.Error("sqlite refuses a batch; trying again", "error", err, "wait", wait)
+		w.mu.Lock()
+		w.failing = err
+		w.mu.Unlock()
 		select {
 		case <-time.After(wait):
 		case <-w.quit:
@@ -148,6 +170,7 @@ func (w *writer) transaction(rows []applied, journal []journalChange, index uint
 			err = errors.Join(err, w.do("ROLLBACK"))
 		}
 	}()
+	w.at(BatchBegun)
 	for _, r := range coalesce(rows) {
 		if err := w.row(r); err != nil {
 			return err
@@ -166,7 +189,12 @@ func (w *writer) transaction(rows []applied, journal []journalChange, index uint
 	if err := w.do("INSERT OR REPLACE INTO xapid_meta VALUES ('applied_index', ?)", int64(index)); err != nil {
 		return err
 	}
-	return w.do("COMMIT")
+	w.at(BatchWritten)
+	if err := w.do("COMMIT"); err != nil {
+		return err
+	}
+	w.at(BatchHeld)
+	return nil
 }
 
 // rowChange is all that a batch did to one row.

@@ -28,7 +28,7 @@ import (
 type Graph interface {
 	Apply(index uint64, entry []byte) error
 	Image() *db.Image
-	Restore(r io.Reader, index uint64) error
+	Restore(r io.Reader) error
 	View() *db.Snapshot
 }
 
@@ -39,12 +39,16 @@ type Options struct {
 	// ServerID is the host's uuid; it never changes.
 	ServerID string
 	Log      *slog.Logger
+	// At, if set, is told when an entry passes a point; tests end the process
+	// there.
+	At func(p db.Point)
 }
 
 // Replica is one host's part in the pool's log. It implements db.Log.
 type Replica struct {
 	raft    *raft.Raft
 	wal     *raftwal.WAL
+	machine *machine
 	appends atomic.Uint64
 	done    chan struct{}
 }
@@ -56,13 +60,16 @@ const soloTimeout = 100 * time.Millisecond
 // Open starts the replica. The graph is complete once Settle returns.
 func Open(opts Options, graph Graph) (*Replica, error) {
 	logDir := filepath.Join(opts.Dir, "wal")
-	if err := os.MkdirAll(logDir, 0o700); err != nil {
+	if err := makeDirs(logDir, filepath.Join(opts.Dir, "snapshots")); err != nil {
 		return nil, err
 	}
 	logger := hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, Output: slogWriter{opts.Log}, DisableTime: true})
 	wal, err := raftwal.Open(logDir, raftwal.WithLogger(logger))
 	if err != nil {
 		return nil, fmt.Errorf("pool: open the log: %w", err)
+	}
+	if err := syncDir(logDir); err != nil { // a segment made just before a kill
+		return nil, errors.Join(err, wal.Close())
 	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(opts.Dir, 2, logger)
 	if err != nil {
@@ -80,19 +87,41 @@ func Open(opts Options, graph Graph) (*Replica, error) {
 	conf.BatchApplyCh = true
 	conf.NoSnapshotRestoreOnStart = true
 	addr, transport := raft.NewInmemTransport(raft.ServerAddress(opts.ServerID))
-	r := &Replica{wal: wal, done: make(chan struct{})}
+	r := &Replica{wal: wal, machine: &machine{graph: graph, log: opts.Log}, done: make(chan struct{})}
 	known, err := raft.HasExistingState(wal, wal, snaps)
+	if index := graph.View().Index(); err == nil && !known && index > 0 {
+		err = fmt.Errorf("the log is gone from %s, but the database holds its entries up to %d", opts.Dir, index)
+	}
 	if err == nil && !known {
 		err = raft.BootstrapCluster(conf, wal, wal, snaps, transport,
 			raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}})
 	}
 	if err == nil {
-		r.raft, err = raft.NewRaft(conf, &machine{graph, opts.Log}, wal, wal, snaps, transport)
+		r.raft, err = raft.NewRaft(conf, r.machine, store{wal, opts.At}, wal, snaps, transport)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pool: %w", err), wal.Close())
 	}
 	return r, nil
+}
+
+// makeDirs makes directories beside each other, such that a power cut leaves
+// them there.
+func makeDirs(dirs ...string) error {
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	return syncDir(filepath.Dir(dirs[0]))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // restore loads the newest snapshot when SQLite holds less than it: then the
@@ -102,12 +131,12 @@ func restore(snaps raft.SnapshotStore, graph Graph) error {
 	if err != nil || len(list) == 0 || list[0].Index <= graph.View().Index() {
 		return err
 	}
-	meta, r, err := snaps.Open(list[0].ID)
+	_, r, err := snaps.Open(list[0].ID)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return graph.Restore(r, meta.Index)
+	return graph.Restore(r)
 }
 
 // Append implements db.Log.
@@ -139,7 +168,10 @@ func (r *Replica) Settle(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
-	return r.raft.Barrier(10 * time.Second).Error()
+	if err := r.raft.Barrier(10 * time.Second).Error(); err != nil {
+		return err
+	}
+	return r.machine.failure()
 }
 
 // Snapshot writes the graph out and cuts the log below it.
@@ -155,12 +187,26 @@ func (r *Replica) Close() error {
 type machine struct {
 	graph Graph
 	log   *slog.Logger
+	// failed holds why an entry could not be applied. Nothing is applied after
+	// it: what follows would rest on a state that never was.
+	failed atomic.Pointer[error]
+}
+
+func (m *machine) failure() error {
+	if err := m.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // Apply implements raft.FSM. The response is the error, or nil.
 func (m *machine) Apply(l *raft.Log) any {
+	if err := m.failure(); err != nil {
+		return err
+	}
 	if err := m.graph.Apply(l.Index, l.Data); err != nil {
-		m.log.Error("an entry of the log can't be applied", "index", l.Index, "error", err)
+		m.log.Error("an entry of the log can't be applied; nothing after it is", "index", l.Index, "error", err)
+		m.failed.Store(&err)
 		return err
 	}
 	return nil
@@ -173,7 +219,7 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) { return image{m.graph.Im
 // from SQLite; restore does what is needed when that is gone.
 func (m *machine) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	return m.graph.Restore(r, 0)
+	return m.graph.Restore(r)
 }
 
 type image struct{ *db.Image }
