@@ -18,9 +18,14 @@ import (
 
 func main() {
 	root := flag.String("root", ".", "the checkout to write into")
+	check := flag.Bool("check", false, "write nothing; fail if a file is stale")
 	flag.Parse()
 	out, err := render(datamodel.Get())
-	if err == nil {
+	switch {
+	case err != nil:
+	case *check:
+		err = out.check(*root)
+	default:
 		err = out.write(*root)
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -108,23 +109,47 @@ func (o output) write(root string) error {
 }
 
 func (o output) removeStale(root string) error {
+	stale, err := o.stale(root)
+	for _, path := range stale {
+		if rmErr := os.Remove(filepath.Join(root, path)); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
+			err = errors.Join(err, rmErr)
+		}
+	}
+	return err
+}
+
+// stale lists the generated files that are there and should not be.
+func (o output) stale(root string) ([]string, error) {
+	var out []string
 	for _, glob := range generated {
 		found, err := filepath.Glob(filepath.Join(root, glob))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, full := range found {
 			rel, err := filepath.Rel(root, full)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			if _, wanted := o[filepath.ToSlash(rel)]; wanted {
-				continue
-			}
-			if err := os.Remove(full); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
+			if _, wanted := o[filepath.ToSlash(rel)]; !wanted {
+				out = append(out, rel)
 			}
 		}
 	}
-	return nil
+	return out, nil
+}
+
+// check fails if writing would change anything.
+func (o output) check(root string) error {
+	bad, err := o.stale(root)
+	for path, src := range o {
+		if old, readErr := os.ReadFile(filepath.Join(root, path)); readErr != nil || !bytes.Equal(old, src) {
+			bad = append(bad, path)
+		}
+	}
+	if err == nil && len(bad) > 0 {
+		slices.Sort(bad)
+		err = fmt.Errorf("stale, run make generate: %s", strings.Join(bad, ", "))
+	}
+	return err
 }

@@ -1,0 +1,61 @@
+# xapid: every target with one line of help; `make help` lists them.
+SHELL := /bin/bash
+GO    ?= go
+VAR   ?= var
+ARGS  ?=
+VERSION ?= 0.1.0
+LDFLAGS := -s -w -X xapid/pkg/xapi/host.Version=$(VERSION)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+.PHONY: help run setup-build build setup generate generate-check lint test race fuzz e2e coverage-api bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
+
+setup: ## install what building and testing need (apt, as root; else names it)
+	@scripts/setup
+
+setup-build:
+	@XAPID_SETUP=build scripts/setup
+
+run: setup-build build ## build and start on the simulated hypervisor, data under ./var
+	@mkdir -p $(VAR)
+	bin/xapid --hypervisor sim --auth file --state-dir $(CURDIR)/$(VAR)/state --log-dir $(CURDIR)/$(VAR)/log \
+	  --https 127.0.0.1:8443 --socket $(CURDIR)/$(VAR)/xapi.sock $(ARGS)
+
+build: ## build bin/xapid and bin/xapid-pam
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/xapid ./cmd/xapid
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/xapid-pam ./cmd/xapid-pam
+
+generate: ## write all that follows from the datamodel
+	$(GO) run ./internal/gen
+
+generate-check: ## fail if generated files are stale
+	$(GO) run ./internal/gen -check
+
+lint: generate-check ## gofmt, vet, staticcheck, import rules, pinned versions
+	@test -z "$$(gofmt -l cmd pkg internal test bench)" || { gofmt -l cmd pkg internal test bench; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test ./internal/archtest
+
+test: setup ## everything that can run on this machine
+	XAPID_LONG=1 $(GO) test -timeout 30m ./...
+
+race: setup ## the packages with concurrency under the race detector
+	$(GO) test -race -short -timeout 30m ./pkg/db ./pkg/pool ./pkg/rpc/... ./pkg/saga ./pkg/sm ./pkg/xenctl/... ./pkg/xapi/...
+
+fuzz: ## each fuzz target for a few seconds
+	@scripts/fuzz 10s
+
+e2e: setup ## the real daemon and real clients
+	$(GO) test -count=1 -timeout 20m ./test/...
+
+coverage-api: ## which explicit messages are implemented and called by a test
+	@scripts/coverage-api
+
+bench: ## the benchmark table with its ratios
+	@scripts/bench
+
+clean: ## remove what was built and the demo's data
+	rm -rf bin dist $(VAR)
