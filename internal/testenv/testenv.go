@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -81,9 +82,35 @@ func (d *Daemon) cleanup(t testing.TB) func() {
 		if err := d.Stop(); err != nil {
 			t.Errorf("the daemon ended badly: %v", err)
 		}
+		d.noteCalls(t)
 		if t.Failed() && d.log != nil {
 			t.Logf("the daemon's log:\n%s", tail(d.log.String(), 16<<10))
 		}
+	}
+}
+
+// callsDir is the variable that names where to note which messages were
+// called: what internal/coverage reads.
+const callsDir = "XAPID_CALLS_DIR"
+
+var callLine = regexp.MustCompile(`msg=call message=(\S+) .*code=(\S+)`)
+
+// noteCalls writes the messages that the daemon served, but for those that it
+// said it does not implement.
+func (d *Daemon) noteCalls(t testing.TB) {
+	dir := os.Getenv(callsDir)
+	if dir == "" || d.log == nil {
+		return
+	}
+	var b bytes.Buffer
+	for _, m := range callLine.FindAllStringSubmatch(d.log.String(), -1) {
+		if m[2] != "NOT_IMPLEMENTED" {
+			fmt.Fprintln(&b, m[1])
+		}
+	}
+	name := fmt.Sprintf("%s-%d.calls", strings.ReplaceAll(t.Name(), "/", "_"), d.PID())
+	if err := os.WriteFile(filepath.Join(dir, name), b.Bytes(), 0o644); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -107,8 +134,13 @@ func (d *Daemon) Run(t testing.TB) {
 	args := append([]string{"--hypervisor", "sim", "--auth", "file", "--state-dir", filepath.Join(d.Dir, "state"),
 		"--log-dir", filepath.Join(d.Dir, "log"), "--https", "127.0.0.1:0", "--http", "127.0.0.1:0",
 		"--socket", d.Socket, "--ready-file", ready, "--sim-memory", "65536", "--reserve", "16"}, d.args...)
+	if os.Getenv(callsDir) != "" {
+		args = append(args, "--log-level", "debug")
+	}
 	d.cmd = exec.Command(d.bin, args...)
-	d.log = &bytes.Buffer{}
+	if d.log == nil {
+		d.log = &bytes.Buffer{}
+	}
 	d.cmd.Stderr = d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {

@@ -304,7 +304,9 @@ func (s *Server) execute(ctx context.Context, c *call) (val any, err error) {
 			err = s.panicked(c, p)
 		}
 		err = s.faultOf(c, err)
-		s.metrics.observe(c.family, s.now().Sub(start), err)
+		took := s.now().Sub(start)
+		s.metrics.observe(c.family, took, err)
+		s.log.Debug("call", "message", c.msg.WireName(), "session", c.Session.UUID, "took", took, "code", xenapi.Code(err))
 		if c.sideEffect {
 			s.audit(c, err)
 		}
