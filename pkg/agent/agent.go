@@ -150,7 +150,7 @@ func closeWithin(fn func(ctx context.Context) error) error {
 func (a *Agent) openGraph(ctx context.Context, g *errgroup.Group, uuid string) (*db.DB, error) {
 	dir := a.Config.StateDir
 	graph, err := db.Open(ctx, db.Options{Path: filepath.Join(dir, "state.db"), Log: a.Log, Derive: derive,
-		Room: db.RoomIn(dir, a.Config.ReserveMiB<<20)})
+		Room: pool.Room(dir, uint64(a.Config.ReserveMiB)<<20)})
 	if err != nil {
 		return nil, err
 	}

@@ -35,14 +35,15 @@ func (s *Server) RootHandler() http.Handler {
 func (s *Server) handle(w http.ResponseWriter, r *http.Request, root bool) {
 	switch r.Method {
 	case http.MethodPost:
-		switch r.URL.Path {
-		case "/", "/RPC2":
-			s.serveXML(w, r, root)
-			return
-		case "/jsonrpc":
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/jsonrpc"):
 			s.serveJSON(w, r, root)
-			return
+		case s.isAction(r.Method, r.URL.Path):
+			refuse(w, http.StatusForbidden)
+		default: // "/" is the longest prefix of all that is left: Xen Orchestra posts to /xmlrpc
+			s.serveXML(w, r, root)
 		}
+		return
 	case http.MethodOptions:
 		serveOptions(w, r)
 		return
@@ -52,6 +53,17 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, root bool) {
 		return
 	}
 	s.serveOther(w, r, root)
+}
+
+// isAction reports whether a path belongs to an HTTP action of the datamodel,
+// the RPC endpoints aside.
+func (s *Server) isAction(verb, path string) bool {
+	for _, h := range s.model.HTTP {
+		if strings.EqualFold(h.Method, verb) && h.URI != "/" && h.URI != "/RPC2" && strings.HasPrefix(path, h.URI) {
+			return true
+		}
+	}
+	return false
 }
 
 // refuse answers with a status and closes the connection.

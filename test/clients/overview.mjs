@@ -33,7 +33,7 @@ const disks = (await xapi.getField('VM', vm, 'other_config')).disks.replaceAll('
 await xapi.call('VM.remove_from_other_config', vm, 'disks')
 await xapi.call('VM.add_to_other_config', vm, 'disks', disks)
 await xapi.callAsync('VM.provision', vm)
-await xapi.call('VM.set_memory', vm, 256 * 1024 * 1024)
+await xapi.call('VM.set_memory', vm, 1024 * 1024 * 1024)
 const network = Object.values(xapi.objects.all).find(o => o.$type === 'network')
 await xapi.call('VIF.create', {
   device: '0', network: network.$ref, VM: vm, MAC: '', MTU: 1500, other_config: {}, qos_algorithm_type: '', qos_algorithm_params: {},

@@ -74,7 +74,7 @@ def main(url, password):
     config["disks"] = config["disks"].replace('sr=""', 'sr="%s"' % api.SR.get_uuid(sr))
     api.VM.set_other_config(vm, config)
     api.VM.provision(vm)
-    api.VM.set_memory(vm, str(256 << 20))
+    api.VM.set_memory(vm, str(1 << 30))
     network = api.network.get_all()[0]
     vif = api.VIF.create({"device": "0", "network": network, "VM": vm, "MAC": "", "MTU": "1500",
                           "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}})
