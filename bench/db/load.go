@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -105,7 +104,6 @@ func child(ctx context.Context, c config) error {
 			fmt.Println(float64(time.Since(began).Microseconds()) / 1000)
 			return g.close()
 		}
-		debug.FreeOSMemory()
 		kib, err := resident()
 		fmt.Println(kib)
 		return errors.Join(err, g.close())

@@ -5,10 +5,12 @@ import (
 	"database/sql/driver"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"xapid/pkg/datamodel"
+	"xapid/pkg/xenapi"
 )
 
 // How fields lie in SQLite: texts, numbers and floats as they are, booleans
@@ -62,23 +64,40 @@ func columnValue(p any) driver.Value {
 
 // columnReader sets fields from what columns hold; equal short texts share
 // their memory.
-type columnReader struct{ seen map[string]string }
+type columnReader struct {
+	seen map[string]string
+	sets map[string][]string
+	maps map[string]map[string]string
+}
 
-// internBelow is the length under which texts are looked up to be shared.
-const internBelow = 40
+func newColumnReader() *columnReader {
+	return &columnReader{map[string]string{}, map[string][]string{}, map[string]map[string]string{}}
+}
+
+// Texts as long as a uuid or a reference hardly repeat, and are not looked up
+// to be shared. What has not repeated among maxInterned others is forgotten.
+const (
+	uuidLength  = 36
+	refLength   = len(xenapi.RefPrefix) + uuidLength
+	maxInterned = 1 << 12
+)
 
 func (r *columnReader) intern(s string) string {
-	if len(s) >= internBelow || len(s) == 0 {
-		return strings.Clone(s)
+	if n := len(s); n == 0 || n >= uuidLength && n <= refLength {
+		return s
 	}
 	if old, ok := r.seen[s]; ok {
 		return old
 	}
-	if len(r.seen) < 1<<16 {
-		s = strings.Clone(s)
-		r.seen[s] = s
-	}
+	remember(r.seen, s, s)
 	return s
+}
+
+func remember[V any](seen map[string]V, text string, v V) {
+	if len(seen) >= maxInterned {
+		clear(seen)
+	}
+	seen[text] = v
 }
 
 // read sets the field at p; NULL, as in a column that a migration added,
@@ -139,6 +158,10 @@ func (r *columnReader) set(p *[]string, s string) error {
 	if s == "[]" {
 		return nil
 	}
+	if old, ok := r.sets[s]; ok {
+		*p = old
+		return nil
+	}
 	sc := flatJSON{s: s, r: r}
 	var out []string
 	if sc.open('[') {
@@ -149,12 +172,17 @@ func (r *columnReader) set(p *[]string, s string) error {
 	if sc.bad {
 		return json.Unmarshal([]byte(s), p)
 	}
-	*p = out
+	*p = slices.Clip(out)
+	remember(r.sets, s, *p)
 	return nil
 }
 
 func (r *columnReader) mapping(p *map[string]string, s string) error {
 	if s == "{}" {
+		return nil
+	}
+	if old, ok := r.maps[s]; ok {
+		*p = old
 		return nil
 	}
 	sc := flatJSON{s: s, r: r}
@@ -170,6 +198,7 @@ func (r *columnReader) mapping(p *map[string]string, s string) error {
 		return json.Unmarshal([]byte(s), p)
 	}
 	*p = out
+	remember(r.maps, s, out)
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -254,6 +255,7 @@ func (d *DB) publishAll(b *batch) {
 // Run commits what Update proposes until ctx ends; log must call Apply.
 func (d *DB) Run(ctx context.Context, log Log) error {
 	d.log = log
+	debug.FreeOSMemory() // of loading
 	for {
 		select {
 		case <-ctx.Done():

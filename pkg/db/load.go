@@ -1,11 +1,15 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
+	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -13,11 +17,17 @@ import (
 	"xapid/pkg/xenapi"
 )
 
-// loaders is how many tables are read at once.
+// loaders is how many tables are read at once, and then how many fields.
 const loaders = 3
+
+// loadGC is the garbage collector's percentage while the graph is loaded.
+const loadGC = 400
 
 // load reads the whole graph and the index of the last log entry in it.
 func (w *writer) load(ctx context.Context, gen uint64) (*Snapshot, uint64, error) {
+	// The heap grows from nothing: to collect at every doubling would mark the
+	// graph over and over. Run gives back what is left over.
+	defer debug.SetGCPercent(debug.SetGCPercent(loadGC))
 	snap := emptySnapshot(gen)
 	var index uint64
 	err := w.conn.each(ctx, "SELECT value FROM xapid_meta WHERE key = 'applied_index'", func(row []driver.Value) error {
@@ -44,8 +54,12 @@ func (w *writer) load(ctx context.Context, gen uint64) (*Snapshot, uint64, error
 }
 
 func (w *writer) loadTables(ctx context.Context, snap *Snapshot) error {
-	work := make(chan *datamodel.Class, 128)
-	for _, c := range stored() {
+	classes := stored()
+	slices.SortFunc(classes, func(a, b *datamodel.Class) int { // VM, the longest, first
+		return cmp.Compare(len(b.Fields), len(a.Fields))
+	})
+	work := make(chan *datamodel.Class, len(classes))
+	for _, c := range classes {
 		work <- c
 	}
 	close(work)
@@ -74,56 +88,124 @@ func loadTable(ctx context.Context, conn *sqlConn, c *datamodel.Class, t *table)
 	for _, f := range fields {
 		names = append(names, quoteName(f.Column()))
 	}
-	reader := columnReader{seen: map[string]string{}}
-	return conn.each(ctx, "SELECT "+strings.Join(names, ", ")+" FROM "+quoteName(c.Name), func(row []driver.Value) error {
+	reader := newColumnReader()
+	var rows []*Row
+	err := conn.each(ctx, "SELECT "+strings.Join(names, ", ")+" FROM "+quoteName(c.Name), func(row []driver.Value) error {
 		rec := xenapi.New(c.ID)
 		for i, f := range fields {
 			if err := reader.read(rec.Ptr(f.Index), row[i+1]); err != nil {
 				return fmt.Errorf("db: %s.%s: %w", c.Name, f.Name, err)
 			}
 		}
-		r := &Row{Ref: fmt.Sprint(row[0]), Rec: rec, Gen: t.gen, Created: t.gen}
-		t.rows = t.rows.put(r)
-		if uuid := r.UUID(); uuid != "" {
-			t.uuids = t.uuids.put(uuidEntry{uuid, r.Ref})
-		}
+		rows = append(rows, &Row{Ref: fmt.Sprint(row[0]), Rec: rec, Gen: t.gen, Created: t.gen})
 		return nil
 	})
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	t.rows = t.rows.filled(rows)
+	if f := c.FieldByName("uuid"); f != nil {
+		uuids := make([]uuidEntry, 0, len(rows))
+		for _, r := range rows {
+			if uuid := *r.Rec.Ptr(f.Index).(*string); uuid != "" {
+				uuids = append(uuids, uuidEntry{uuid, r.Ref})
+			}
+		}
+		t.uuids = t.uuids.filled(uuids)
+	}
+	return nil
 }
 
 // linkLoaded fills the derived sets and the index of references of a graph
 // that nobody reads yet, and nulls references to what did not survive the
-// restart: objects of ephemeral classes.
+// restart: objects of ephemeral classes. Each field fills one other end, so
+// that fields can be followed side by side.
 func linkLoaded(snap *Snapshot, log *slog.Logger) {
-	b := builder{next: snap}
-	for _, t := range snap.tables {
-		for row := range t.rows.all() {
-			for _, f := range row.Class().Fields {
-				if !refersOut(f) {
-					continue
-				}
-				for _, ref := range targets(row, f) {
-					linkRow(&b, row, f, ref, log)
-				}
+	var fields []*datamodel.Field
+	for _, c := range stored() {
+		for _, f := range c.Fields {
+			if refersOut(f) && snap.Count(c) > 0 {
+				fields = append(fields, f)
 			}
 		}
 	}
+	work := make(chan *datamodel.Field, len(fields))
+	for _, f := range fields {
+		work <- f
+	}
+	close(work)
+	var linkers [loaders]linker
+	var wg sync.WaitGroup
+	for i := range linkers {
+		linkers[i] = linker{snap, log, map[string]*referrers{}}
+		wg.Go(func() {
+			for f := range work {
+				for row := range snap.Rows(f.Class) {
+					linkers[i].field(row, f)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	all := linkers[0].refs
+	for _, l := range linkers[1:] {
+		for ref, more := range l.refs {
+			if known := all[ref]; known != nil {
+				known.from = append(known.from, more.from...)
+			} else {
+				all[ref] = more
+			}
+		}
+	}
+	list := make([]referrers, 0, len(all))
+	for _, r := range all {
+		list = append(list, *r)
+	}
+	snap.refs = snap.refs.filled(list)
 }
 
-func linkRow(b *builder, row *Row, f *datamodel.Field, ref string, log *slog.Logger) {
-	class := refType(f.Type).Class
-	target := b.next.Find(class, ref)
-	switch {
-	case target == nil && f.Type.Kind == datamodel.Ref:
-		if class.Persist {
-			log.Warn("a reference names nothing", "class", f.Class.Name, "field", f.Name, "ref", row.Ref)
+// linker follows fields to the objects that they name.
+type linker struct {
+	snap *Snapshot
+	log  *slog.Logger
+	refs map[string]*referrers
+}
+
+func (l *linker) field(row *Row, f *datamodel.Field) {
+	p, single := row.Rec.Ptr(f.Index).(*string)
+	if !single {
+		for _, ref := range targets(row, f) {
+			l.link(row, f, ref)
 		}
-		*row.Rec.Ptr(f.Index).(*string) = xenapi.Null
-	case target == nil:
-	case f.Rel != nil:
+		return
+	}
+	if *p == xenapi.Null || *p == "" {
+		return
+	}
+	class := refType(f.Type).Class
+	target := l.snap.Find(class, *p)
+	if target == nil {
+		if class.Persist {
+			l.log.Warn("a reference names nothing", "class", f.Class.Name, "field", f.Name, "ref", row.Ref)
+		}
+		*p = xenapi.Null
+		return
+	}
+	*p = target.Ref // the same text, in the same memory
+	if f.Rel != nil {
 		set := target.Rec.Ptr(f.Rel.To.Index).(*[]string)
 		*set = append(*set, row.Ref)
-	default:
-		b.link(f, row.Ref, ref)
+		return
 	}
+	l.link(row, f, target.Ref)
+}
+
+// link notes a plain reference at its target.
+func (l *linker) link(row *Row, f *datamodel.Field, ref string) {
+	known := l.refs[ref]
+	if known == nil {
+		known = &referrers{target: ref}
+		l.refs[ref] = known
+	}
+	known.from = append(known.from, referrer{row.Ref, f})
 }

@@ -173,6 +173,72 @@ func (m pmap[V]) remove(n *node[V], key string, hash uint64, shift uint) (*node[
 	return &out, true
 }
 
+// item is a value on its way into a map, with the hash of its key.
+type item[V any] struct {
+	hash uint64
+	v    V
+}
+
+// filled makes a map of values with distinct keys at once: a put for each
+// would copy the upper nodes every time.
+func (m pmap[V]) filled(values []V) pmap[V] {
+	items := make([]item[V], len(values))
+	for i, v := range values {
+		items[i] = item[V]{hashOf(m.key(v)), v}
+	}
+	m.root, m.size = build(items, make([]item[V], len(items)), 0), len(items)
+	return m
+}
+
+// build sorts items by their five bits at shift, by way of scratch, and makes
+// the node of them.
+func build[V any](items, scratch []item[V], shift uint) *node[V] {
+	if len(items) == 0 {
+		return nil
+	}
+	n := &node[V]{}
+	if shift > maxShift {
+		for _, it := range items {
+			n.data = append(n.data, it.v)
+		}
+		return n
+	}
+	var ends [32]int
+	for _, it := range items {
+		ends[it.hash>>shift&31]++
+	}
+	single, several, sum := 0, 0, 0
+	for i, count := range ends {
+		switch {
+		case count == 1:
+			n.values |= 1 << i
+			single++
+		case count > 1:
+			n.nodes |= 1 << i
+			several++
+		}
+		ends[i], sum = sum, sum+count
+	}
+	for _, it := range items {
+		at := &ends[it.hash>>shift&31]
+		scratch[*at] = it
+		*at++
+	}
+	n.data, n.kids = make([]V, 0, single), make([]*node[V], 0, several)
+	begin := 0
+	for _, end := range ends {
+		switch end - begin {
+		case 0:
+		case 1:
+			n.data = append(n.data, scratch[begin].v)
+		default:
+			n.kids = append(n.kids, build(scratch[begin:end], items[begin:end], shift+bitsPerLevel))
+		}
+		begin = end
+	}
+	return n
+}
+
 // all walks the values in no order that means anything.
 func (m pmap[V]) all() iter.Seq[V] {
 	return func(yield func(V) bool) {

@@ -6,14 +6,15 @@ import (
 	"xapid/pkg/datamodel"
 )
 
-// link notes at the target that from refers to it.
+// link notes at the target that from refers to it; the list grows as member's
+// sets do.
 func (b *builder) link(f *datamodel.Field, from, target string) {
 	if f.Rel != nil {
 		b.member(f.Rel.To, target, from, true)
 		return
 	}
 	known, _ := b.next.refs.get(target)
-	b.next.refs = b.next.refs.put(referrers{target, append(slices.Clip(known.from), referrer{from, f})})
+	b.next.refs = b.next.refs.put(referrers{target, append(known.from, referrer{from, f})})
 }
 
 // unlink takes the note back.

@@ -59,6 +59,9 @@ const soloTimeout = 100 * time.Millisecond
 
 // Open starts the replica. The graph is complete once Settle returns.
 func Open(opts Options, graph Graph) (*Replica, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
 	logDir := filepath.Join(opts.Dir, "wal")
 	if err := makeDirs(logDir, filepath.Join(opts.Dir, "snapshots")); err != nil {
 		return nil, err
@@ -102,7 +105,20 @@ func Open(opts Options, graph Graph) (*Replica, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pool: %w", err), wal.Close())
 	}
+	if err := stand(conf.LocalID, addr, transport); err != nil {
+		opts.Log.Debug("the election waits for its timer", "error", err)
+	}
 	return r, nil
+}
+
+// stand tells the only voter to hold the election now, not when its timer for
+// a leader's heartbeat has run out.
+func stand(id raft.ServerID, addr raft.ServerAddress, voter raft.LoopbackTransport) error {
+	_, caller := raft.NewInmemTransport("")
+	defer caller.Close()
+	caller.Connect(addr, voter)
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}
+	return caller.TimeoutNow(id, addr, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
 }
 
 // makeDirs makes directories beside each other, such that a power cut leaves
@@ -248,8 +264,6 @@ func (image) Release() {}
 type slogWriter struct{ log *slog.Logger }
 
 func (w slogWriter) Write(p []byte) (int, error) {
-	if w.log != nil {
-		w.log.Warn("raft", "text", string(p))
-	}
+	w.log.Warn("raft", "text", string(p))
 	return len(p), nil
 }
