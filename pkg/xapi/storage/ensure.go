@@ -29,8 +29,8 @@ func ToolsUUID(hostUUID string) string { return derivedUUID("guest tools of " + 
 // SRs; it marks this host's SRs as not attached, which Run attaches. It reads
 // what sagas of an earlier process left, so it comes before any other call.
 func (s *Storage) Ensure(ctx context.Context) error {
-	var err error
-	if s.unfinished, err = s.journal.Unfinished(ctx); err != nil {
+	err := s.recall(ctx)
+	if err != nil {
 		return err
 	}
 	if s.Dir, err = filepath.Abs(s.Dir); err != nil {

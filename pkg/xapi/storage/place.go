@@ -110,12 +110,15 @@ func (m *moving) add(id string) func() {
 	for w := range m.scans {
 		w.seen[id] = true
 	}
-	return func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.now[id]--; m.now[id] == 0 {
-			delete(m.now, id)
-		}
+	return func() { m.drop(id) }
+}
+
+// drop ends what add began.
+func (m *moving) drop(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.now[id]--; m.now[id] <= 0 {
+		delete(m.now, id)
 	}
 }
 

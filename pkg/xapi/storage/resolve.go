@@ -30,6 +30,21 @@ func (l leftovers) Unfinished(ctx context.Context) ([]saga.Entry, error) {
 	}), err
 }
 
+// recall reads what sagas of an earlier process left, and keeps scans away
+// from their volumes.
+func (s *Storage) recall(ctx context.Context) (err error) {
+	if s.unfinished, err = s.journal.Unfinished(ctx); err != nil {
+		return err
+	}
+	for _, e := range s.unfinished {
+		var n note
+		if json.Unmarshal(e.Data, &n) == nil && n.Volume != "" {
+			s.moving.add(n.Volume)
+		}
+	}
+	return nil
+}
+
 // resolve puts right what sagas of an earlier process left, as far as accept
 // takes it.
 func (s *Storage) resolve(ctx context.Context, accept func(kind string, n note) bool) {
@@ -64,7 +79,11 @@ func (s *Storage) resolvers() map[string]saga.Resolver {
 			if err := json.Unmarshal(e.Data, &n); err != nil {
 				return err
 			}
-			return f(ctx, n)
+			err := f(ctx, n)
+			if err == nil && n.Volume != "" {
+				s.moving.drop(n.Volume) // recall added it
+			}
+			return err
 		}
 	}
 	return out

@@ -9,6 +9,7 @@ import (
 	"xapid/pkg/db"
 	"xapid/pkg/saga"
 	"xapid/pkg/sm"
+	"xapid/pkg/xapi/ops"
 	"xapid/pkg/xenapi"
 )
 
@@ -71,6 +72,7 @@ func (s *Storage) make(ctx context.Context, p place, spec sm.VolumeSpec, like *x
 				rec := recordOf(like, made)
 				rec.SR = p.ref
 				tx.Insert(string(ref), rec)
+				ops.Committing(ctx, tx, string(ref))
 				return account(tx, p.ref, made.VirtualBytes, made.PhysicalBytes)
 			})
 		},
