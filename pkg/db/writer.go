@@ -18,6 +18,11 @@ import (
 // up: what a crash would have to replay.
 const backlog = 50_000
 
+// pace is the least time between two batches, unless somebody waits for one or
+// much is queued: a batch costs little more for a row that changes ten times
+// in it than for one that changes once.
+const pace = 25 * time.Millisecond
+
 // writer carries applied entries to SQLite, behind the answer: all that is
 // queued, in one transaction, with the index of the last entry.
 type writer struct {
@@ -33,6 +38,8 @@ type writer struct {
 	failing error  // of SQLite's last batch
 	index   uint64 // of the last entry queued
 	held    uint64 // of the last entry that SQLite holds
+	wanted  uint64 // of the last entry that somebody waits for
+	resting bool   // pace has not run out since the last batch
 	closing bool
 	done    chan struct{}
 	quit    chan struct{}
@@ -93,6 +100,9 @@ func (w *writer) flushed(ctx context.Context, index uint64) error {
 	defer stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.wanted = max(w.wanted, index); w.held < index {
+		w.change.Broadcast()
+	}
 	for w.held < index && ctx.Err() == nil && !w.closing {
 		w.change.Wait()
 	}
@@ -120,7 +130,7 @@ func (w *writer) run() {
 	defer close(w.done)
 	for {
 		w.mu.Lock()
-		for w.index == w.held && !w.closing {
+		for !w.due() {
 			w.change.Wait()
 		}
 		if w.index == w.held {
@@ -136,9 +146,29 @@ func (w *writer) run() {
 		}
 		w.mu.Lock()
 		w.held, w.failing = index, nil
+		w.resting = true
 		w.change.Broadcast()
 		w.mu.Unlock()
+		time.AfterFunc(pace, w.rested)
 	}
+}
+
+// due says that there is something to do, and that it is time; under mu.
+func (w *writer) due() bool {
+	switch {
+	case w.closing:
+		return true
+	case w.index == w.held:
+		return false
+	}
+	return !w.resting || w.wanted > w.held || len(w.rows) > backlog/4
+}
+
+func (w *writer) rested() {
+	w.mu.Lock()
+	w.resting = false
+	w.change.Broadcast()
+	w.mu.Unlock()
 }
 
 // persist writes one batch, again and again while the disk refuses it; once
@@ -215,7 +245,7 @@ func coalesce(rows []applied) []*rowChange {
 	var out []*rowChange
 	for i := range rows {
 		a := &rows[i]
-		if !a.Class.InDatabase || !a.Class.Persist {
+		if !a.Class.Stored() {
 			continue
 		}
 		c := byRef[a.Ref]
