@@ -26,6 +26,7 @@ type Feed struct {
 	ring    []Event
 	next    int    // where the next event goes
 	first   uint64 // generations above this one are all in the ring
+	latest  *Snapshot
 	waiters map[*Waiter]struct{}
 	taps    map[*Tap]struct{}
 }
@@ -89,10 +90,20 @@ func (f *Feed) Tap(classes Classes, fn func(e Event, row *Row)) (stop func()) {
 	}
 }
 
+// Snapshot is the newest state whose changes are all in the feed: Since may be
+// asked up to its generation, which DB.View can be ahead of for a moment. It
+// is nil before the first commit.
+func (f *Feed) Snapshot() *Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.latest
+}
+
 // add appends a commit's changes and wakes whom they concern.
 func (f *Feed) add(snap *Snapshot, done []applied) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.latest = snap
 	var touched Classes
 	for i := range done {
 		a := &done[i]

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"xapid/pkg/datamodel"
 	"xapid/pkg/rpc/wire"
 	"xapid/pkg/xenapi"
 )
@@ -22,10 +23,10 @@ type Audit struct {
 	maxBytes int64
 	keep     int
 
-	mu   sync.Mutex
-	file *os.File
-	size int64
-	log  *slog.Logger
+	mu    sync.Mutex
+	file  *os.File
+	size  int64
+	lines slog.Handler
 }
 
 // OpenAudit opens the file to append to. At maxBytes it becomes path.1, the
@@ -35,7 +36,7 @@ func OpenAudit(path string, maxBytes int64, keep int) (*Audit, error) {
 	if err := a.open(); err != nil {
 		return nil, fmt.Errorf("rpc: the audit file: %w", err)
 	}
-	a.log = slog.New(slog.NewJSONHandler(a, nil))
+	a.lines = slog.NewJSONHandler(a, nil)
 	return a, nil
 }
 
@@ -73,10 +74,11 @@ func (a *Audit) rotate() error {
 			return err
 		}
 	}
-	if err := os.Rename(a.path, a.path+".1"); err != nil {
+	if err := os.Rename(a.path, a.path+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return errors.Join(a.file.Close(), a.open())
+	old := a.file
+	return errors.Join(a.open(), old.Close())
 }
 
 // Close closes the file.
@@ -86,39 +88,64 @@ func (a *Audit) Close() error {
 	return a.file.Close()
 }
 
-// auditText bounds what a stranger can put into one line.
-const auditText = 256
-
-// audit writes the line of a call: who, what, which object, how it ended.
-func (s *Server) audit(c *call, err error) {
+// audit writes the line of a call: who, what, which object, how it ended. No
+// argument but a reference is written: any other may be a secret.
+func (s *Server) audit(c *call, val any, err error) {
 	attrs := []slog.Attr{slog.String("call", c.msg.WireName()), slog.String("user", c.Session.User),
 		slog.String("session", c.Session.UUID), slog.String("address", c.RemoteAddr)}
-	if c.session != nil && c.Session.UUID == "" {
-		attrs = append(attrs, slog.String("refused_session", c.session.identity.UUID), slog.String("refused_user", c.session.identity.User))
-	}
 	if c.job != nil && c.job.object {
 		attrs = append(attrs, slog.String("task", string(c.job.ref)))
 	}
-	if len(c.args) > 0 && len(c.msg.Params) > 0 && c.msg.Params[0].Name != "args" && c.msg.Session() && !c.msg.Secret {
-		if ref, ok := c.args[0].(string); ok {
-			attrs = append(attrs, slog.String("object", clip(ref)))
-		}
+	if ref := s.object(c, val, err); ref != "" {
+		attrs = append(attrs, slog.String("object", ref))
 	}
-	result := "ok"
-	if err != nil {
-		result = xenapi.Code(err)
-		if result == "" {
-			result = clip(err.Error())
-		}
-	}
-	s.opts.Audit.log.LogAttrs(context.Background(), slog.LevelInfo, "call", append(attrs, slog.String("result", result))...)
+	s.auditLine(append(attrs, slog.String("result", resultText(err)))...)
 }
 
-func clip(text string) string {
-	if len(text) > auditText {
-		text = text[:auditText]
+// auditLine writes one line. An audit that fails does not undo the call, which
+// has happened; the log says so.
+func (s *Server) auditLine(attrs ...slog.Attr) {
+	if err := s.opts.Audit.line(s.now(), attrs...); err != nil {
+		s.log.Error("the audit file takes no lines", "error", err)
 	}
-	return wire.Clip(text)
+}
+
+// object names what a call was about: its first argument, or what it has made.
+func (s *Server) object(c *call, val any, err error) string {
+	ref := ""
+	switch params := c.msg.Params; {
+	case len(c.args) > 0 && params[0].Type.Kind == datamodel.Ref:
+		ref = c.args[0].(string)
+	case err == nil && c.msg.Result != nil && c.msg.Result.Kind == datamodel.Ref:
+		ref = fmt.Sprint(val)
+	}
+	if ref == "" {
+		return ""
+	}
+	// A session's reference is a credential wherever a client puts it.
+	if sess := s.sessions.find(xenapi.SessionRef(ref)); sess != nil {
+		return "session " + sess.identity.UUID
+	}
+	if c.msg.Secret || len(ref) != len(xenapi.RefPrefix)+36 && ref != xenapi.Null {
+		return "no reference"
+	}
+	return wire.Clip(ref)
+}
+
+func resultText(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case xenapi.Code(err) == "":
+		return "INTERNAL_ERROR"
+	}
+	return xenapi.Code(err)
+}
+
+func (a *Audit) line(now time.Time, attrs ...slog.Attr) error {
+	r := slog.NewRecord(now, slog.LevelInfo, "call", 0)
+	r.AddAttrs(attrs...)
+	return a.lines.Handle(context.Background(), r)
 }
 
 // serveAudit streams the audit files, oldest first, from a time on: GET

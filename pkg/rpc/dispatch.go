@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"xapid/pkg/datamodel"
@@ -38,6 +39,7 @@ type method struct {
 	run        func(ctx context.Context, s *Server, c *call) (any, error)
 	required   int
 	permission string
+	allowed    roleSet
 	sideEffect bool
 	family     string
 }
@@ -51,6 +53,7 @@ type call struct {
 	session *session
 	http    *http.Request
 	root    bool
+	async   bool
 	job     *job
 }
 
@@ -75,7 +78,7 @@ func buildMethods(s *Server) map[string]*method {
 	for _, class := range s.model.Classes {
 		for _, msg := range class.Messages {
 			m := &method{msg: msg, required: msg.Required(), permission: msg.Permission(),
-				sideEffect: sideEffect(msg), family: family(msg)}
+				allowed: s.roleSets[msg.Role], sideEffect: sideEffect(msg), family: family(msg)}
 			switch {
 			case msg.Lifecycle == datamodel.Removed:
 				m.run = func(context.Context, *Server, *call) (any, error) { return nil, xenapi.ErrMessageRemoved() }
@@ -136,14 +139,14 @@ func family(m *datamodel.Message) string {
 func (s *Server) serve(req *request) answer {
 	name, async := strings.CutPrefix(req.name, "Async.")
 	m := s.methods[name]
-	if m == nil {
+	if m == nil || async && !strings.Contains(name, ".") { // the underscore form has no Async
 		return s.serveSpecial(req)
 	}
 	if async && !m.msg.Async {
 		return answer{err: &xenapi.Error{Code: "Fault", Params: []string{"No async mode for this operation (rpc: " + req.name + ")"}}}
 	}
-	c := &call{method: m, enc: req.enc, http: req.http, root: req.root}
-	c.Message = m.msg
+	c := s.newCall(m, req)
+	c.async = async
 	sessionRef, err := s.decodeArgs(c, req)
 	if err == nil && m.msg.Session() {
 		err = s.checkSession(c, sessionRef)
@@ -155,7 +158,6 @@ func (s *Server) serve(req *request) answer {
 		s.refused(c, err)
 		return answer{err: err}
 	}
-	s.describe(c)
 	if async {
 		ref, err := s.tasks.start(c)
 		return answer{typ: taskRefType, val: string(ref), err: err}
@@ -260,31 +262,31 @@ func (s *Server) serveSpecial(req *request) answer {
 		return unknown
 	}
 	ref, err := wire.Decode(stringType, req.params[0], "session_id")
+	if err != nil { // no session, such as the array that system.multicall takes
+		return unknown
+	}
+	c := s.newCall(s.methods["host.call_extension"], req)
+	if err = s.checkSession(c, ref.(string)); err == nil {
+		err = s.authorize(c)
+	}
 	if err != nil {
-		return answer{err: err}
-	}
-	c := &call{method: s.methods["host.call_extension"], http: req.http, root: req.root}
-	c.Message = c.msg
-	if err := s.checkSession(c, ref.(string)); err != nil {
-		return answer{err: err}
-	}
-	if err := s.authorize(c); err != nil {
+		s.refused(c, err)
 		return answer{err: err}
 	}
 	return unknown
 }
 
-// describe fills in what behaviour may know of the caller.
-func (s *Server) describe(c *call) {
-	c.Log = s.log
-	if c.http != nil {
-		c.RemoteAddr, c.UserAgent = c.http.RemoteAddr, c.http.UserAgent()
-	}
-	if c.session != nil {
-		c.Session = c.session.identity
+// newCall begins a call, with what behaviour may know of the caller but for
+// the session.
+func (s *Server) newCall(m *method, req *request) *call {
+	c := &call{method: m, enc: req.enc, http: req.http, root: req.root}
+	c.Message, c.Log = m.msg, s.log
+	if req.http != nil {
+		c.RemoteAddr, c.UserAgent = req.http.RemoteAddr, req.http.UserAgent()
 	}
 	c.job = &job{server: s, call: c}
 	c.Task = c.job
+	return c
 }
 
 // contextOf is the context of a synchronous call. A client that goes away does
@@ -296,22 +298,29 @@ func (s *Server) contextOf(c *call) context.Context {
 	return s.base
 }
 
-// execute runs a call that has passed all checks, and accounts for it.
+// execute runs a call that has passed all checks, and accounts for it. The
+// value of an asynchronous one is encoded here, as its task gives it.
 func (s *Server) execute(ctx context.Context, c *call) (val any, err error) {
 	start := s.now()
+	var result any
 	defer func() {
 		if p := recover(); p != nil {
 			err = s.panicked(c, p)
 		}
-		err = s.faultOf(c, err)
+		err = s.faultOf(ctx, c, err)
 		took := s.now().Sub(start)
 		s.metrics.observe(c.family, took, err)
 		s.log.Debug("call", "message", c.msg.WireName(), "session", c.Session.UUID, "took", took, "code", xenapi.Code(err))
 		if c.sideEffect {
-			s.audit(c, err)
+			s.audit(c, result, err)
 		}
 	}()
-	return c.run(ctx, s, c)
+	val, err = c.run(ctx, s, c)
+	result = val
+	if c.async && err == nil {
+		val = string(wire.AppendXML(nil, c.msg.Result, val))
+	}
+	return val, err
 }
 
 func (s *Server) panicked(c *call, p any) error {
@@ -322,17 +331,37 @@ func (s *Server) panicked(c *call, p any) error {
 
 // faultOf makes any error one that the API can answer with. What it does not
 // know becomes INTERNAL_ERROR, with the text in the log under the same id.
-func (s *Server) faultOf(c *call, err error) error {
+func (s *Server) faultOf(ctx context.Context, c *call, err error) error {
 	var known *xenapi.Error
-	if err == nil || errors.As(err, &known) {
-		if known != nil {
-			return known
-		}
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(context.Cause(ctx), errCancelled):
+		return xenapi.ErrTaskCancelled(string(c.job.Ref()))
+	case errors.As(err, &known):
+		return bounded(known)
+	case ctx.Err() != nil: // the client went away, or the daemon stops
+		return xenapi.ErrInternalError("the call was given up: " + context.Cause(ctx).Error())
 	}
 	id := xenapi.NewUUID()
 	s.log.Error("a call failed", "message", c.msg.WireName(), "session", c.Session.UUID, "id", id, "error", err)
 	return xenapi.ErrInternalError(err.Error() + " (" + id + ")")
+}
+
+// maxErrorParam bounds one parameter of an error: a call must not be answered
+// with all that it sent.
+const maxErrorParam = 4096
+
+// bounded cuts an error's parameters.
+func bounded(e *xenapi.Error) *xenapi.Error {
+	for i, p := range e.Params {
+		if len(p) > maxErrorParam {
+			cut := &xenapi.Error{Code: e.Code, Params: slices.Clone(e.Params)}
+			cut.Params[i] = strings.ToValidUTF8(p[:maxErrorParam-4], "") + "…"
+			return bounded(cut)
+		}
+	}
+	return e
 }
 
 // refused accounts for a call that did not get as far as to run.
@@ -340,6 +369,6 @@ func (s *Server) refused(c *call, err error) {
 	s.metrics.observe(c.family, 0, err)
 	switch xenapi.Code(err) {
 	case "RBAC_PERMISSION_DENIED", "SESSION_INVALID":
-		s.audit(c, err)
+		s.audit(c, nil, err)
 	}
 }

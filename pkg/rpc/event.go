@@ -3,10 +3,10 @@ package rpc
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,8 +26,12 @@ const answersApart = 50 * time.Millisecond
 type eventHub struct {
 	service.UnimplementedEvent
 	s      *Server
-	start  uint64 // the generation at which this process began
+	start  uint64    // the generation at which this process began
+	began  time.Time // of the monotonic clock that answers are paced by
+	all    db.Classes
 	counts atomic.Pointer[refCounts]
+
+	classic sync.Mutex // held to change which session has a subscription
 }
 
 // refCounts are the encoded valid_ref_counts of one generation.
@@ -36,7 +40,15 @@ type refCounts struct {
 	raw [2]wire.Raw
 }
 
-func newEventHub(s *Server) *eventHub { return &eventHub{s: s, start: s.db.View().Gen()} }
+func newEventHub(s *Server) *eventHub {
+	h := &eventHub{s: s, start: s.db.View().Gen(), began: time.Now()}
+	for _, c := range s.model.Classes {
+		if c.GenEvents {
+			h.all.Add(c.ID)
+		}
+	}
+	return h
+}
 
 // interest is what a client wants to hear of: classes, or single objects.
 type interest struct {
@@ -54,19 +66,42 @@ func (h *eventHub) parseInterest(subscriptions []string) (interest, error) {
 		if text == "" || single && (name == "" || ref == "" || strings.Contains(ref, "/")) {
 			return in, xenapi.ErrEventSubscriptionParseFailure(wire.Clip(text))
 		}
-		for _, c := range h.s.model.Classes {
-			if !c.GenEvents || name != "*" && !strings.EqualFold(name, c.Name) {
-				continue
+		classes := h.named(name)
+		for i := range classes {
+			in.classes[i] |= classes[i]
+			if !single {
+				in.whole[i] |= classes[i]
 			}
-			in.classes.Add(c.ID)
-			if single {
-				in.objects[ref] = true
-			} else {
-				in.whole.Add(c.ID)
-			}
+		}
+		if single {
+			in.objects[ref] = true
 		}
 	}
 	return in, nil
+}
+
+// named gives the class of a name, whatever its case; all of them for "*".
+func (h *eventHub) named(name string) db.Classes {
+	if name == "*" {
+		return h.all
+	}
+	var out db.Classes
+	for _, c := range h.s.model.Classes {
+		if c.GenEvents && strings.EqualFold(name, c.Name) {
+			out.Add(c.ID)
+		}
+	}
+	return out
+}
+
+// without leaves classes out.
+func (in *interest) without(hidden db.Classes) *interest {
+	out := *in
+	for i := range hidden {
+		out.classes[i] &^= hidden[i]
+		out.whole[i] &^= hidden[i]
+	}
+	return &out
 }
 
 func (in *interest) wants(class *datamodel.Class, ref string) bool {
@@ -84,9 +119,9 @@ func (h *eventHub) From(ctx context.Context, _ *service.Call, p service.EventFro
 	if err != nil {
 		return nil, err
 	}
-	wait := time.Duration(min(max(p.Timeout, 0), maxWait.Seconds()) * float64(time.Second))
-	if math.IsNaN(p.Timeout) {
-		wait = 0
+	wait := time.Duration(0)
+	if p.Timeout > 0 { // false for what is no number, too
+		wait = time.Duration(min(p.Timeout, maxWait.Seconds()) * float64(time.Second))
 	}
 	return h.await(ctx, c, &in, since, wait)
 }
@@ -96,30 +131,28 @@ const maxWait = time.Hour
 
 // await looks, and looks again whenever an object of interest has changed.
 func (h *eventHub) await(ctx context.Context, c *call, in *interest, since uint64, wait time.Duration) (any, error) {
-	ended, lastAnswer := never, new(atomic.Int64)
-	if c.session != nil {
-		ended, lastAnswer = c.session.ended, &c.session.lastAnswer
-	}
 	w := h.s.db.Feed().Wait(in.classes)
 	defer h.s.db.Feed().Done(w)
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
-	pace := newPacer(h.s.now, lastAnswer)
+	pace := pacer{began: h.began, last: &c.session.lastAnswer}
+	defer pace.stop()
 	for expired := false; ; {
 		if !pace.hold() || expired {
-			snap := h.s.db.View()
-			events := h.collect(snap, in, since, c.enc)
+			snap := h.snapshot()
+			events := h.collect(snap, in.without(h.s.hidden(c)), since, c.enc)
 			if len(events) > 0 || expired {
-				lastAnswer.Store(h.s.now().UnixNano())
+				pace.answered()
 				return h.answer(snap, events, c.enc), nil
 			}
+			since = snap.Gen() // so that each look costs what is new
 		}
 		select {
 		case <-w.C:
 		case <-pace.due():
 		case <-timeout.C:
 			expired = true
-		case <-ended:
+		case <-c.session.ended:
 			return nil, xenapi.ErrSessionInvalid(string(c.session.identity.Ref))
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -127,21 +160,26 @@ func (h *eventHub) await(ctx context.Context, c *call, in *interest, since uint6
 	}
 }
 
-var never = make(chan struct{})
+// snapshot is the newest state whose changes the feed knows all of.
+func (h *eventHub) snapshot() *db.Snapshot {
+	if snap := h.s.db.Feed().Snapshot(); snap != nil {
+		return snap
+	}
+	return h.s.db.View()
+}
 
 // pacer holds answers back until the last one is long enough ago.
 type pacer struct {
-	now   func() time.Time
-	last  *atomic.Int64
+	began time.Time
+	last  *atomic.Int64 // when, since began; 0: never
 	timer *time.Timer
 }
 
-func newPacer(now func() time.Time, last *atomic.Int64) *pacer { return &pacer{now: now, last: last} }
-
 // hold reports whether it is too early for an answer, and sets the timer.
 func (p *pacer) hold() bool {
-	left := answersApart - time.Duration(p.now().UnixNano()-p.last.Load())
-	if left <= 0 {
+	last := p.last.Load()
+	left := answersApart - (time.Since(p.began) - time.Duration(last))
+	if last == 0 || left <= 0 {
 		return false
 	}
 	if p.timer == nil {
@@ -152,11 +190,20 @@ func (p *pacer) hold() bool {
 	return true
 }
 
+// due fires when hold's time is over.
 func (p *pacer) due() <-chan time.Time {
 	if p.timer == nil {
 		return nil
 	}
 	return p.timer.C
+}
+
+func (p *pacer) answered() { p.last.Store(int64(time.Since(p.began))) }
+
+func (p *pacer) stop() {
+	if p.timer != nil {
+		p.timer.Stop()
+	}
 }
 
 // parseToken gives the generation that a token stands for: 0, which is older
@@ -171,7 +218,7 @@ func (h *eventHub) parseToken(token string) (uint64, error) {
 	if !ok || err1 != nil || err2 != nil {
 		return 0, xenapi.ErrEventFromTokenParseFailure(wire.Clip(token))
 	}
-	if gen < h.start || gen > h.s.db.View().Gen() {
+	if gen < h.start || gen > h.snapshot().Gen() {
 		return 0, nil
 	}
 	return gen, nil
@@ -182,6 +229,7 @@ func token(snap *db.Snapshot) string { return fmt.Sprintf("%020d,%020d", snap.In
 // collect lists the events of interest since a generation, one an object, as
 // the wire has them: additions, then changes, then deletions.
 func (h *eventHub) collect(snap *db.Snapshot, in *interest, since uint64, enc encoding) []wire.Object {
+	h.s.rows.tick()
 	if since != 0 {
 		if changes, ok := h.s.db.Feed().Since(since, snap.Gen(), in.classes); ok {
 			return h.coalesce(snap, in, since, changes, enc)
@@ -266,7 +314,7 @@ func (h *eventHub) refCounts(snap *db.Snapshot, enc encoding) wire.Raw {
 // tell of it.
 func (h *eventHub) Inject(ctx context.Context, _ *service.Call, p service.EventInjectParams) (string, error) {
 	class := h.s.model.Class(p.Class)
-	if class == nil || !class.GenEvents {
+	if class == nil || !class.GenEvents || h.s.hidden(callOf(ctx)).Has(class.ID) || h.s.db.View().Find(class, p.Ref) == nil {
 		return "", xenapi.ErrHandleInvalid(wire.Clip(p.Class), wire.Clip(p.Ref))
 	}
 	var before string

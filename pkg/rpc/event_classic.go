@@ -2,7 +2,8 @@ package rpc
 
 import (
 	"context"
-	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -16,14 +17,18 @@ import (
 // has lost some.
 const classicQueue = 5000
 
-// subscription is a session's part in the classic event calls.
+// subscription is a session's part in the classic event calls. It taps every
+// class: what it wants of them changes under its own lock, which the commit
+// takes, so nothing may be waited for under it.
 type subscription struct {
+	wake chan struct{}
+	gone chan struct{} // closed when nothing is subscribed to any more
+	stop func()
+
 	mu      sync.Mutex
 	in      interest
 	queue   []classicEvent
 	lost    bool
-	wake    chan struct{}
-	stop    func()
 	counter int
 }
 
@@ -51,77 +56,89 @@ func (sub *subscription) put(e db.Event, row *db.Row) {
 	}
 }
 
+// add widens the subscription.
+func (sub *subscription) add(in interest) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	for i := range in.classes {
+		sub.in.classes[i] |= in.classes[i]
+		sub.in.whole[i] |= in.whole[i]
+	}
+	for ref := range in.objects {
+		sub.in.objects[ref] = true
+	}
+}
+
+// remove narrows it, and reports whether nothing is left.
+func (sub *subscription) remove(in interest) bool {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	for i := range in.whole {
+		sub.in.whole[i] &^= in.whole[i]
+	}
+	for ref := range in.objects {
+		delete(sub.in.objects, ref)
+	}
+	return sub.in.whole == (db.Classes{}) && len(sub.in.objects) == 0
+}
+
+// maxObjects bounds the single objects in a subscription.
+const maxObjects = 10_000
+
 // Register adds classes to the session's subscription, from now on.
 func (h *eventHub) Register(ctx context.Context, _ *service.Call, p service.EventRegisterParams) error {
 	in, err := h.parseInterest(p.Classes)
-	sess := callOf(ctx).session
-	if err != nil || sess == nil {
+	if err != nil {
 		return err
 	}
-	h.s.sessions.mu.Lock()
-	defer h.s.sessions.mu.Unlock()
-	old := sess.sub
-	if old != nil {
-		old.stop()
-		in = merge(in, old.in)
+	sess := callOf(ctx).session
+	h.classic.Lock()
+	defer h.classic.Unlock()
+	sub := sess.sub.Load()
+	if sub == nil {
+		sub = &subscription{in: interest{objects: map[string]bool{}}, wake: make(chan struct{}, 1), gone: make(chan struct{})}
+		sub.stop = h.s.db.Feed().Tap(h.all, sub.put)
+		sess.sub.Store(sub)
 	}
-	sub := &subscription{in: in, wake: make(chan struct{}, 1)}
-	if old != nil && !old.lost {
-		sub.queue, sub.counter = old.queue, old.counter
+	if len(sub.in.objects)+len(in.objects) > maxObjects {
+		return xenapi.ErrInvalidValue("classes", "more than "+strconv.Itoa(maxObjects)+" single objects")
 	}
-	sub.stop = h.s.db.Feed().Tap(in.classes, sub.put)
-	sess.sub = sub
+	sub.add(in)
+	select {
+	case <-sess.ended: // meanwhile: end has looked for a subscription before there was one
+		h.end(sess)
+	default:
+	}
 	return nil
-}
-
-func merge(a, b interest) interest {
-	out := interest{objects: map[string]bool{}}
-	for i := range a.classes {
-		out.classes[i] = a.classes[i] | b.classes[i]
-		out.whole[i] = a.whole[i] | b.whole[i]
-	}
-	for _, m := range []map[string]bool{a.objects, b.objects} {
-		for ref := range m {
-			out.objects[ref] = true
-		}
-	}
-	return out
 }
 
 // Unregister takes classes out of the subscription; without any left it ends.
 func (h *eventHub) Unregister(ctx context.Context, _ *service.Call, p service.EventUnregisterParams) error {
 	in, err := h.parseInterest(p.Classes)
-	sess := callOf(ctx).session
-	if err != nil || sess == nil {
+	if err != nil {
 		return err
 	}
-	h.s.sessions.mu.Lock()
-	defer h.s.sessions.mu.Unlock()
-	if sess.sub == nil {
-		return nil
-	}
-	sess.sub.mu.Lock()
-	defer sess.sub.mu.Unlock()
-	for i := range in.whole {
-		sess.sub.in.whole[i] &^= in.whole[i]
-	}
-	for ref := range in.objects {
-		delete(sess.sub.in.objects, ref)
-	}
-	if sess.sub.in.whole == (db.Classes{}) && len(sess.sub.in.objects) == 0 {
-		sess.sub.stop()
-		sess.sub = nil
+	sess := callOf(ctx).session
+	h.classic.Lock()
+	defer h.classic.Unlock()
+	if sub := sess.sub.Load(); sub != nil && sub.remove(in) {
+		h.end(sess)
 	}
 	return nil
 }
 
 // drop ends the subscription of a session that has ended.
 func (h *eventHub) drop(sess *session) {
-	h.s.sessions.mu.Lock()
-	defer h.s.sessions.mu.Unlock()
-	if sess.sub != nil {
-		sess.sub.stop()
-		sess.sub = nil
+	h.classic.Lock()
+	defer h.classic.Unlock()
+	h.end(sess)
+}
+
+// end stops a session's subscription; under classic.
+func (h *eventHub) end(sess *session) {
+	if sub := sess.sub.Swap(nil); sub != nil {
+		sub.stop()
+		close(sub.gone)
 	}
 }
 
@@ -129,22 +146,21 @@ func (h *eventHub) drop(sess *session) {
 func (h *eventHub) Next(ctx context.Context, _ *service.Call) (any, error) {
 	c := callOf(ctx)
 	for {
-		h.s.sessions.mu.RLock()
-		var sub *subscription
-		if c.session != nil {
-			sub = c.session.sub
-		}
-		h.s.sessions.mu.RUnlock()
+		sub := c.session.sub.Load()
 		if sub == nil {
-			return nil, xenapi.ErrSessionNotRegistered(c.Session.UUID)
+			select {
+			case <-c.session.ended:
+				return nil, xenapi.ErrSessionInvalid(string(c.session.identity.Ref))
+			default:
+				return nil, xenapi.ErrSessionNotRegistered(c.Session.UUID)
+			}
 		}
-		if events, err := h.drain(sub, c.enc); err != nil || len(events) > 0 {
+		if events, err := h.drain(c, sub); err != nil || len(events) > 0 {
 			return events, err
 		}
 		select {
 		case <-sub.wake:
-		case <-c.session.ended:
-			return nil, xenapi.ErrSessionInvalid(string(c.session.identity.Ref))
+		case <-sub.gone:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -152,23 +168,27 @@ func (h *eventHub) Next(ctx context.Context, _ *service.Call) (any, error) {
 }
 
 // drain encodes what is queued; every write is its own event.
-func (h *eventHub) drain(sub *subscription, enc encoding) (wire.List, error) {
+func (h *eventHub) drain(c *call, sub *subscription) (wire.List, error) {
+	hidden := h.s.hidden(c)
 	sub.mu.Lock()
 	queue, lost := sub.queue, sub.lost
 	sub.queue, sub.lost = nil, false
-	first := sub.counter
+	queue = slices.DeleteFunc(queue, func(e classicEvent) bool { return hidden.Has(e.Class.ID) })
+	id := sub.counter
 	sub.counter += len(queue)
 	sub.mu.Unlock()
 	if lost {
 		return nil, xenapi.ErrEventsLost()
 	}
+	h.s.rows.tick()
+	timestamp := strconv.FormatInt(h.s.now().Unix(), 10) + "."
 	out := make(wire.List, 0, len(queue))
-	for i, e := range queue {
-		o := wire.Object{{Name: "id", Value: fmt.Sprint(first + i + 1)},
-			{Name: "timestamp", Value: fmt.Sprintf("%d.", h.s.now().Unix())},
+	for _, e := range queue {
+		id++
+		o := wire.Object{{Name: "id", Value: strconv.Itoa(id)}, {Name: "timestamp", Value: timestamp},
 			{Name: "class", Value: strings.ToLower(e.Class.Name)}, {Name: "operation", Value: opNames[e.Op]}, {Name: "ref", Value: e.Ref}}
 		if e.row != nil {
-			o = append(o, wire.Member{Name: "snapshot", Value: h.s.rows.encoded(e.row, enc)})
+			o = append(o, wire.Member{Name: "snapshot", Value: h.s.rows.encoded(e.row, c.enc)})
 		}
 		out = append(out, o)
 	}
@@ -179,12 +199,10 @@ func (h *eventHub) drain(sub *subscription, enc encoding) (wire.List, error) {
 // idle connections move.
 func (h *eventHub) heartbeat() {
 	class := h.s.model.Class("pool")
-	h.s.sessions.mu.RLock()
-	defer h.s.sessions.mu.RUnlock()
 	for row := range h.s.db.View().Rows(class) {
-		for _, sess := range h.s.sessions.byRef {
-			if sess.sub != nil {
-				sess.sub.put(db.Event{Gen: row.Gen, Created: row.Created, Class: class, Op: db.OpUpdate, Ref: row.Ref}, row)
+		for _, sess := range h.s.sessions.all() {
+			if sub := sess.sub.Load(); sub != nil {
+				sub.put(db.Event{Gen: row.Gen, Created: row.Created, Class: class, Op: db.OpUpdate, Ref: row.Ref}, row)
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package rpc
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -211,14 +212,15 @@ func (s *Server) serveOther(w http.ResponseWriter, r *http.Request, root bool) {
 	}
 }
 
-// action authenticates and authorizes an HTTP handler, and runs it as the
-// task that the request names, if any.
+// action authenticates and authorizes an HTTP handler, and completes the task
+// that the request names, if any.
 func (s *Server) action(w http.ResponseWriter, r *http.Request, root bool, name string, fn func(w http.ResponseWriter, r *http.Request) error) {
 	sess, temporary, err := s.httpSession(r, root)
 	if err != nil {
+		s.auditAction(r, name, nil, err)
 		w.Header().Set("WWW-Authenticate", `Basic realm="`+name+`"`)
 		refuse(w, http.StatusUnauthorized)
-		s.finishHTTP(r, xenapi.ErrSessionAuthenticationFailed("", ""))
+		s.finishHTTP(r, nil, root, &xenapi.Error{Code: "SESSION_AUTHENTICATION_FAILED"})
 		return
 	}
 	if temporary {
@@ -226,8 +228,9 @@ func (s *Server) action(w http.ResponseWriter, r *http.Request, root bool, name 
 	}
 	if !root && !sess.identity.Root {
 		if err := s.permit(sess, "http/"+name, s.actionRole(name)); err != nil {
+			s.auditAction(r, name, sess, err)
 			refuse(w, http.StatusForbidden)
-			s.finishHTTP(r, err)
+			s.finishHTTP(r, sess, root, err)
 			return
 		}
 	}
@@ -235,7 +238,19 @@ func (s *Server) action(w http.ResponseWriter, r *http.Request, root bool, name 
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}
-	s.finishHTTP(r, err)
+	s.auditAction(r, name, sess, err)
+	s.finishHTTP(r, sess, root, err)
+}
+
+// auditAction writes the audit line of an HTTP handler.
+func (s *Server) auditAction(r *http.Request, name string, sess *session, err error) {
+	attrs := []slog.Attr{slog.String("call", "http/"+name)}
+	if sess != nil {
+		attrs = append(attrs, slog.String("user", sess.identity.User), slog.String("session", sess.identity.UUID))
+	} else if user, _, ok := r.BasicAuth(); ok {
+		attrs = append(attrs, slog.String("user", wire.Clip(user)))
+	}
+	s.auditLine(append(attrs, slog.String("address", r.RemoteAddr), slog.String("result", resultText(err)))...)
 }
 
 func (s *Server) actionRole(name string) string {
@@ -247,14 +262,19 @@ func (s *Server) actionRole(name string) string {
 	return "local-root"
 }
 
+// requestValue finds what a transfer's request says of a session or a task:
+// in a cookie, else in the query.
+func requestValue(r *http.Request, name string) string {
+	if cookie, err := r.Cookie(name); err == nil {
+		return cookie.Value
+	}
+	return r.URL.Query().Get(name)
+}
+
 // httpSession finds who calls an HTTP handler: by cookie, by query, or by a
 // login that lasts as long as the request.
 func (s *Server) httpSession(r *http.Request, root bool) (sess *session, temporary bool, err error) {
-	ref := r.URL.Query().Get("session_id")
-	if cookie, err := r.Cookie("session_id"); err == nil {
-		ref = cookie.Value
-	}
-	if ref != "" {
+	if ref := requestValue(r, "session_id"); ref != "" {
 		c := &call{}
 		err := s.checkSession(c, ref)
 		return c.session, false, err
@@ -265,33 +285,30 @@ func (s *Server) httpSession(r *http.Request, root bool) (sess *session, tempora
 	} else {
 		user, password, ok := r.BasicAuth()
 		if !ok {
-			return nil, false, errors.New("no credentials")
+			return nil, false, xenapi.ErrSessionInvalid("")
 		}
-		id, err := s.opts.Login(r.Context(), r.RemoteAddr, user, password)
-		if err != nil {
+		if err := s.sessions.login(r.Context(), sess, r.RemoteAddr, user, password); err != nil {
 			return nil, false, err
 		}
-		sess.identity.User, sess.identity.Root, sess.identity.UserSID = id.Name, id.Root, id.Name
-		if !id.Root {
-			if err := s.sessions.authorize(sess); err != nil {
-				return nil, false, err
-			}
-		}
 	}
-	_, err = s.sessions.open(r.Context(), sess, r.UserAgent()+" using Basic auth")
+	_, err = s.sessions.open(r.Context(), sess, wire.Clip(r.UserAgent())+" using Basic auth")
 	return sess, true, err
 }
 
-// finishHTTP completes the task that a transfer names.
-func (s *Server) finishHTTP(r *http.Request, err error) {
-	ref := xenapi.TaskRef(r.URL.Query().Get("task_id"))
-	if cookie, cookieErr := r.Cookie("task_id"); cookieErr == nil {
-		ref = xenapi.TaskRef(cookie.Value)
+// finishHTTP completes the task that a transfer names: one that a client made
+// for it, and that the transfer's user may touch.
+func (s *Server) finishHTTP(r *http.Request, sess *session, root bool, err error) {
+	ref := xenapi.TaskRef(r.Header.Get("task-id"))
+	if ref == "" {
+		ref = xenapi.TaskRef(requestValue(r, "task_id"))
 	}
 	if ref == "" {
 		return
 	}
-	s.tasks.finish(r.Context(), &job{server: s, ref: ref, object: true}, func() string { return "" }, err)
+	j, denied := s.tasks.mine(&call{session: sess, root: root || sess == nil}, ref)
+	if denied == nil && !s.tasks.running(j) {
+		s.tasks.finish(ref, "", err)
+	}
 }
 
 const homePage = `<!DOCTYPE html>

@@ -22,6 +22,9 @@ func implicitHandler(s *Server, m *datamodel.Message) handlerFunc {
 	case datamodel.GetRecord:
 		return getRecord(m.Class)
 	case datamodel.GetByUUID:
+		if m.Class.Name == "session" {
+			return s.sessions.byUUID
+		}
 		return getByUUID(m.Class)
 	case datamodel.GetByNameLabel:
 		return getByNameLabel(m.Class)
@@ -64,6 +67,7 @@ func getRecord(class *datamodel.Class) handlerFunc {
 		if err != nil {
 			return nil, err
 		}
+		s.rows.tick()
 		return s.rows.encoded(row, c.enc), nil
 	}
 }
@@ -94,6 +98,7 @@ func getByNameLabel(class *datamodel.Class) handlerFunc {
 // selected gives the rows of a class that the call's query accepts: all when
 // the message takes none.
 func (s *Server) selected(class *datamodel.Class, c *call) ([]*db.Row, error) {
+	s.rows.tick()
 	snap := s.db.View()
 	rows := make([]*db.Row, 0, snap.Count(class))
 	accept := func(*db.Row) bool { return true }
@@ -212,6 +217,9 @@ func destroy(m *datamodel.Message) handlerFunc {
 // writeField is the generic setter, add_to, remove_from, add and remove.
 func writeField(m *datamodel.Message) handlerFunc {
 	return func(ctx context.Context, s *Server, c *call) (any, error) {
+		if _, err := find(s, m.Class, c.args[0].(string)); err != nil {
+			return nil, err
+		}
 		return nil, s.db.Update(ctx, func(tx *db.Tx) error { return db.WriteField(tx, m.Field, m.Kind, c.args) })
 	}
 }

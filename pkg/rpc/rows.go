@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,11 +15,12 @@ import (
 // versions go first, then what was used least recently.
 type rowCache struct {
 	limit int64
-	clock atomic.Int64 // ticks once a call, so that a list counts as one use
+	clock atomic.Int64 // ticks once a use: a list is one
 
 	mu      sync.Mutex
 	size    int64
 	entries []cachedRow
+	sweepAt int // entries at which stale ones are looked for
 }
 
 type cachedRow struct {
@@ -28,6 +30,9 @@ type cachedRow struct {
 }
 
 func newRowCache(limit int64) *rowCache { return &rowCache{limit: limit} }
+
+// tick begins a use.
+func (c *rowCache) tick() { c.clock.Add(1) }
 
 // encoded gives a row's record in an encoding.
 func (c *rowCache) encoded(row *db.Row, enc encoding) wire.Raw {
@@ -59,20 +64,29 @@ func (c *rowCache) add(e cachedRow) {
 	c.size += int64(cap(e.d.Bytes))
 	if c.size > c.limit {
 		c.evict()
+	} else if len(c.entries) > c.sweepAt {
+		c.dropStale()
 	}
 }
+
+// dropStale lets go of stale rows: they hold more memory than their encoded
+// forms. It waits until the entries have doubled, so that its cost is spread.
+func (c *rowCache) dropStale() {
+	c.drop(func(e cachedRow) bool { return e.row.Stale.Load() })
+	c.sweepAt = 2*len(c.entries) + minSweep
+}
+
+const minSweep = 1000
 
 // evict lets go of stale rows, then of the oldest until a quarter is free, so
 // that its cost is spread over many additions.
 func (c *rowCache) evict() {
-	c.drop(func(e cachedRow) bool { return e.row.Stale.Load() })
-	if c.size <= c.limit {
+	goal := c.limit / 4 * 3
+	c.dropStale()
+	if c.size <= goal {
 		return
 	}
-	slices.SortFunc(c.entries, func(a, b cachedRow) int {
-		return int(a.d.Used.Load() - b.d.Used.Load())
-	})
-	goal := c.limit / 4 * 3
+	slices.SortFunc(c.entries, func(a, b cachedRow) int { return cmp.Compare(a.d.Used.Load(), b.d.Used.Load()) })
 	c.drop(func(cachedRow) bool { return c.size > goal })
 }
 

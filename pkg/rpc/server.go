@@ -80,6 +80,8 @@ type Server struct {
 	now      func() time.Time
 	model    *datamodel.Model
 	methods  map[string]*method
+	roleSets map[string]roleSet // by the weakest role, as the datamodel writes it
+	guarded  []guardedClass
 	rows     *rowCache
 	sessions *sessionStore
 	tasks    *taskStore
@@ -87,14 +89,15 @@ type Server struct {
 	bodies   *semaphore.Weighted
 	metrics  *metrics
 
-	base context.Context // of work that outlives a request; set by Run
+	base context.Context // of work that outlives a request
 	wg   sync.WaitGroup
 }
 
 // bodiesTogether bounds the bytes of all large request bodies in memory.
 const bodiesTogether = 64 << 20
 
-// New makes a server. Run must be called before it serves.
+// New makes a server, whose work outlives requests but not ctx. Run must be
+// called before it serves.
 func New(ctx context.Context, opts Options) *Server {
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -107,6 +110,7 @@ func New(ctx context.Context, opts Options) *Server {
 	}
 	s := &Server{opts: opts, db: opts.DB, log: opts.Log, now: opts.Now, model: datamodel.Get(),
 		rows: newRowCache(opts.CacheBytes), bodies: semaphore.NewWeighted(bodiesTogether), base: ctx}
+	s.roleSets, s.guarded = roleSetsOf(s.model), guardedClasses(s.model)
 	s.sessions = newSessionStore(s)
 	s.tasks = newTaskStore(s)
 	s.events = newEventHub(s)
@@ -133,8 +137,8 @@ func (s *Server) Run(ctx context.Context) error {
 			s.wg.Wait()
 			return nil
 		case <-tick.C:
-			s.sessions.collect(ctx)
-			s.tasks.collect(ctx)
+			s.sessions.collect()
+			s.tasks.collect()
 			s.events.heartbeat()
 		}
 	}

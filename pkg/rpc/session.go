@@ -1,10 +1,13 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
-	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,17 +31,36 @@ const (
 // clients see is a row of the graph.
 type session struct {
 	identity service.Identity
-	roles    roleSet
-	subject  *db.Row // of an external user
+	grant    atomic.Pointer[grant] // of an external user
 	group    string
 	ended    chan struct{}
-	sub      *subscription // of the classic event calls
+	sub      atomic.Pointer[subscription] // of the classic event calls
 
 	lastActive  atomic.Int64 // Unix nanoseconds
 	lastWritten atomic.Int64
-	lastAnswer  atomic.Int64 // of event.from
+	lastAnswer  atomic.Int64 // of event.from, since the hub began
 	pending     atomic.Int32 // tasks under way
 }
+
+// grant is what an external user's session rests on: a version of the
+// subject, and the roles that it has.
+type grant struct {
+	subject *db.Row
+	roles   roleSet
+}
+
+func (sess *session) roles() roleSet {
+	if g := sess.grant.Load(); g != nil {
+		return g.roles
+	}
+	return 0
+}
+
+// sessionKey stands for a reference where it is looked up: comparing hashes
+// tells a guesser nothing about how near a guess was.
+type sessionKey [sha256.Size]byte
+
+func keyOf(ref xenapi.SessionRef) sessionKey { return sha256.Sum256([]byte(ref)) }
 
 // sessionStore holds the sessions and serves class session.
 type sessionStore struct {
@@ -46,66 +68,101 @@ type sessionStore struct {
 	s *Server
 
 	mu     sync.RWMutex
-	byRef  map[xenapi.SessionRef]*session
+	byRef  map[sessionKey]*session
 	groups map[string]map[*session]struct{}
 }
 
 func newSessionStore(s *Server) *sessionStore {
-	return &sessionStore{s: s, byRef: map[xenapi.SessionRef]*session{}, groups: map[string]map[*session]struct{}{}}
+	return &sessionStore{s: s, byRef: map[sessionKey]*session{}, groups: map[string]map[*session]struct{}{}}
 }
 
 // checkSession finds the call's session and notes that it is in use.
 func (s *Server) checkSession(c *call, ref string) error {
 	st := s.sessions
-	st.mu.RLock()
-	sess := st.byRef[xenapi.SessionRef(ref)]
-	st.mu.RUnlock()
+	sess := st.find(xenapi.SessionRef(ref))
 	if sess == nil {
 		return xenapi.ErrSessionInvalid(wire.Clip(ref))
 	}
 	now := s.now().UnixNano()
 	sess.lastActive.Store(now)
 	if written := sess.lastWritten.Load(); now-written > int64(activeWritten) && sess.lastWritten.CompareAndSwap(written, now) {
-		st.touch(sess)
+		at := time.Unix(0, now).UTC().Truncate(time.Second)
+		st.edit(sess, func(rec *xenapi.Session) { rec.LastActive = at })
 	}
-	if sess.subject != nil {
-		if err := st.revalidate(sess); err != nil {
-			return err
-		}
+	if err := st.revalidate(sess); err != nil {
+		return err
 	}
-	c.session = sess
+	c.session, c.Session = sess, sess.identity
 	return nil
 }
 
-func (st *sessionStore) touch(sess *session) {
+// find looks a session up; nil if it is not open.
+func (st *sessionStore) find(ref xenapi.SessionRef) *session {
+	key := keyOf(ref)
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	return st.byRef[key]
+}
+
+// edit changes a session's object; one that has ended has none.
+func (st *sessionStore) edit(sess *session, fn func(rec *xenapi.Session)) {
 	err := st.s.db.Update(st.s.base, func(tx *db.Tx) error {
-		row, err := db.Edit(tx, sess.identity.Ref)
+		if db.Find(tx, sess.identity.Ref) == nil {
+			return nil
+		}
+		rec, err := db.Edit(tx, sess.identity.Ref)
 		if err == nil {
-			row.LastActive = time.Unix(0, sess.lastActive.Load()).UTC().Truncate(time.Second)
+			fn(rec)
 		}
 		return err
 	})
-	if err != nil {
-		st.s.log.Warn("last_active is not written", "session", sess.identity.UUID, "error", err)
+	if err != nil && st.s.base.Err() == nil {
+		st.s.log.Warn("a session is not brought up to date", "session", sess.identity.UUID, "error", err)
 	}
 }
 
 // revalidate follows changes to the subject that an external session rests
-// on: fewer roles take effect at once, and a subject that has gone ends it.
+// on: fewer roles take effect at once, also on the session's tasks, and a
+// subject that has gone ends both.
 func (st *sessionStore) revalidate(sess *session) error {
-	row := st.s.db.View().Find(sess.subject.Class(), sess.subject.Ref)
-	if row == sess.subject {
+	was := sess.grant.Load()
+	if was == nil {
+		return nil
+	}
+	row := st.s.db.View().Find(was.subject.Class(), was.subject.Ref)
+	if row == was.subject {
 		return nil
 	}
 	if row == nil {
-		st.s.tasks.cancelOf(sess)
+		st.s.tasks.cancelOf(sess, func(*call) bool { return true })
 		st.end(sess)
 		return xenapi.ErrSessionInvalid(string(sess.identity.Ref))
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	sess.subject, sess.roles = row, st.s.rolesOf(row.Rec.(*xenapi.Subject).Roles)
+	next := &grant{row, st.s.rolesOf(row.Rec.(*xenapi.Subject).Roles)}
+	sess.grant.Store(next)
+	if next.roles == was.roles {
+		return nil
+	}
+	st.s.tasks.cancelOf(sess, func(c *call) bool { return st.s.authorize(c) != nil })
+	permissions := st.s.permissions(next.roles)
+	st.edit(sess, func(rec *xenapi.Session) { rec.RBACPermissions = permissions })
 	return nil
+}
+
+// byUUID finds a session for those who may know its reference, which is a
+// credential: superusers, and the user whose session it is. Uuids of sessions
+// stand in the audit file for everybody.
+func (st *sessionStore) byUUID(_ context.Context, s *Server, c *call) (any, error) {
+	uuid := c.args[0].(string)
+	for _, sess := range st.all() {
+		if sess.identity.UUID != uuid {
+			continue
+		}
+		if c.root || c.session.identity.Root || !sess.identity.Root && sess.identity.UserSID == c.session.identity.UserSID {
+			return string(sess.identity.Ref), nil
+		}
+	}
+	return nil, xenapi.ErrUUIDInvalid("session", wire.Clip(uuid))
 }
 
 // LoginWithPassword makes a session for a name and a password.
@@ -115,25 +172,30 @@ func (st *sessionStore) LoginWithPassword(ctx context.Context, c *service.Call, 
 	sess := &session{ended: make(chan struct{})}
 	if callOf(ctx).root {
 		sess.identity = service.Identity{User: user, Root: true}
-	} else {
-		id, err := st.s.opts.Login(ctx, c.RemoteAddr, p.Uname, p.Pwd)
-		switch {
-		case errors.Is(err, ErrNotAuthorized):
-			return "", xenapi.ErrSessionAuthorizationFailed(user, "the user may not manage this host")
-		case err != nil:
-			st.s.log.Info("a login failed", "user", user, "address", c.RemoteAddr, "error", err)
-			return "", xenapi.ErrSessionAuthenticationFailed(user, "Authentication failure")
-		}
-		sess.identity = service.Identity{User: id.Name, Root: id.Root, UserSID: id.Name}
-		if !id.Root {
-			if err := st.authorize(sess); err != nil {
-				return "", err
-			}
-		}
+	} else if err := st.login(ctx, sess, c.RemoteAddr, p.Uname, p.Pwd); err != nil {
+		return "", err
 	}
 	ref, err := st.open(ctx, sess, p.Originator)
-	c.Session = sess.identity
+	c.Session = sess.identity // for the audit line
 	return ref, err
+}
+
+// login checks who a session is for.
+func (st *sessionStore) login(ctx context.Context, sess *session, address, user, password string) error {
+	id, err := st.s.opts.Login(ctx, address, user, password)
+	switch {
+	case errors.Is(err, ErrNotAuthorized):
+		return xenapi.ErrSessionAuthorizationFailed(wire.Clip(user), "the user may not manage this host")
+	case err != nil:
+		st.s.log.Info("a login failed", "user", wire.Clip(user), "address", address, "error", err)
+		return xenapi.ErrSessionAuthenticationFailed(wire.Clip(user), "Authentication failure")
+	}
+	sess.identity = service.Identity{User: id.Name, Root: id.Root}
+	if id.Root {
+		return nil
+	}
+	sess.identity.UserSID = id.Name
+	return st.authorize(sess)
 }
 
 // authorize gives an external user the roles of the subject with its name.
@@ -142,7 +204,7 @@ func (st *sessionStore) authorize(sess *session) error {
 	for row := range snap.Rows(st.s.model.Class("subject")) {
 		subject := row.Rec.(*xenapi.Subject)
 		if subject.SubjectIdentifier == sess.identity.User {
-			sess.subject, sess.roles = row, st.s.rolesOf(subject.Roles)
+			sess.grant.Store(&grant{row, st.s.rolesOf(subject.Roles)})
 			return nil
 		}
 	}
@@ -168,15 +230,15 @@ func (st *sessionStore) open(ctx context.Context, sess *session, originator stri
 	rec.ValidationTime = rec.LastActive
 	rec.IsLocalSuperuser = sess.identity.Root
 	rec.AuthUserName, rec.AuthUserSid = sess.identity.User, sess.identity.UserSID
-	if sess.subject != nil {
-		rec.Subject = xenapi.SubjectRef(sess.subject.Ref)
-		rec.RBACPermissions = st.s.permissions(sess.roles)
+	if g := sess.grant.Load(); g != nil {
+		rec.Subject = xenapi.SubjectRef(g.subject.Ref)
+		rec.RBACPermissions = st.s.permissions(g.roles)
 	}
 	if err := st.s.db.Update(ctx, func(tx *db.Tx) error { tx.Insert(string(ref), rec); return nil }); err != nil {
 		return "", err
 	}
 	st.mu.Lock()
-	st.byRef[ref] = sess
+	st.byRef[keyOf(ref)] = sess
 	group := st.groups[sess.group]
 	if group == nil {
 		group = map[*session]struct{}{}
@@ -201,7 +263,7 @@ func (st *sessionStore) oldest(group map[*session]struct{}) []*session {
 			idle = append(idle, sess)
 		}
 	}
-	slices.SortFunc(idle, func(a, b *session) int { return int(a.lastActive.Load() - b.lastActive.Load()) })
+	slices.SortFunc(idle, func(a, b *session) int { return cmp.Compare(a.lastActive.Load(), b.lastActive.Load()) })
 	return idle[:min(len(idle), len(group)-sessionsPerGroup)]
 }
 
@@ -211,9 +273,9 @@ func (st *sessionStore) end(gone ...*session) {
 		return
 	}
 	st.mu.Lock()
-	gone = slices.DeleteFunc(gone, func(sess *session) bool { return st.byRef[sess.identity.Ref] != sess })
+	gone = slices.DeleteFunc(gone, func(sess *session) bool { return st.byRef[keyOf(sess.identity.Ref)] != sess })
 	for _, sess := range gone {
-		delete(st.byRef, sess.identity.Ref)
+		delete(st.byRef, keyOf(sess.identity.Ref))
 		delete(st.groups[sess.group], sess)
 		if len(st.groups[sess.group]) == 0 {
 			delete(st.groups, sess.group)
@@ -224,40 +286,42 @@ func (st *sessionStore) end(gone ...*session) {
 		close(sess.ended)
 		st.s.events.drop(sess)
 	}
+	if st.s.base.Err() != nil {
+		return // the objects go with the process
+	}
 	err := st.s.db.Update(st.s.base, func(tx *db.Tx) error {
 		for _, sess := range gone {
 			db.Delete(tx, sess.identity.Ref)
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && st.s.base.Err() == nil {
 		st.s.log.Warn("ended sessions stay listed", "error", err)
 	}
 }
 
-// collect ends the sessions that have been idle for a day.
-func (st *sessionStore) collect(context.Context) {
+// collect ends the sessions that have been idle for a day, and those whose
+// subject has gone.
+func (st *sessionStore) collect() {
 	limit := st.s.now().Add(-sessionIdle).UnixNano()
 	var gone []*session
-	st.mu.RLock()
-	for _, sess := range st.byRef {
+	for _, sess := range st.all() {
 		if sess.lastActive.Load() < limit && sess.pending.Load() == 0 {
 			gone = append(gone, sess)
+		} else if err := st.revalidate(sess); err != nil {
+			st.s.log.Info("a session ended with its subject", "session", sess.identity.UUID, "user", sess.identity.User)
 		}
 	}
-	st.mu.RUnlock()
 	st.end(gone...)
 }
 
 // close wakes all waiters when the server stops.
-func (st *sessionStore) close() {
+func (st *sessionStore) close() { st.end(st.all()...) }
+
+func (st *sessionStore) all() []*session {
 	st.mu.RLock()
-	all := make([]*session, 0, len(st.byRef))
-	for _, sess := range st.byRef {
-		all = append(all, sess)
-	}
-	st.mu.RUnlock()
-	st.end(all...)
+	defer st.mu.RUnlock()
+	return slices.Collect(maps.Values(st.byRef))
 }
 
 func (st *sessionStore) count() int {
@@ -294,11 +358,9 @@ func (st *sessionStore) ChangePassword(_ context.Context, c *service.Call, p ser
 
 // GetAllSubjectIdentifiers lists the external users who are logged in.
 func (st *sessionStore) GetAllSubjectIdentifiers(context.Context, *service.Call) ([]string, error) {
-	st.mu.RLock()
-	defer st.mu.RUnlock()
 	users := []string{}
-	for _, sess := range st.byRef {
-		if sess.subject != nil && !slices.Contains(users, sess.identity.UserSID) {
+	for _, sess := range st.all() {
+		if sess.grant.Load() != nil && !slices.Contains(users, sess.identity.UserSID) {
 			users = append(users, sess.identity.UserSID)
 		}
 	}
@@ -311,13 +373,11 @@ func (st *sessionStore) GetAllSubjectIdentifiers(context.Context, *service.Call)
 func (st *sessionStore) LogoutSubjectIdentifier(ctx context.Context, _ *service.Call, p service.SessionLogoutSubjectIdentifierParams) error {
 	mine := callOf(ctx).session
 	var gone []*session
-	st.mu.RLock()
-	for _, sess := range st.byRef {
-		if sess.subject != nil && sess.identity.UserSID == p.SubjectIdentifier && sess != mine {
+	for _, sess := range st.all() {
+		if sess.grant.Load() != nil && sess.identity.UserSID == p.SubjectIdentifier && sess != mine {
 			gone = append(gone, sess)
 		}
 	}
-	st.mu.RUnlock()
 	st.end(gone...)
 	return nil
 }
@@ -325,13 +385,10 @@ func (st *sessionStore) LogoutSubjectIdentifier(ctx context.Context, _ *service.
 // permissions lists what a set of roles may do, for session.rbac_permissions.
 func (s *Server) permissions(roles roleSet) []string {
 	var out []string
-	add := func(name, weakest string) {
-		if roles&rolesWith(s.model, weakest) != 0 {
-			out = append(out, name)
-		}
-	}
 	for _, p := range allPermissions(s.model) {
-		add(p.name, p.role)
+		if roles&s.roleSets[p.role] != 0 {
+			out = append(out, p.name)
+		}
 	}
 	return out
 }
@@ -346,7 +403,7 @@ func allPermissions(model *datamodel.Model) []permission {
 		for _, m := range c.Messages {
 			out = append(out, permission{m.Permission(), m.Role})
 			for key, role := range m.MapKeysRoles {
-				out = append(out, permission{m.Permission() + "/key:" + key, role})
+				out = append(out, permission{keyed(m.Permission(), key), role})
 			}
 		}
 	}
@@ -358,21 +415,6 @@ func allPermissions(model *datamodel.Model) []permission {
 	for name, role := range model.ExtraPermissions {
 		out = append(out, permission{name, role})
 	}
-	slices.SortFunc(out, func(a, b permission) int { return compare(a.name, b.name) })
+	slices.SortFunc(out, func(a, b permission) int { return strings.Compare(a.name, b.name) })
 	return out
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
-// String names a session for logs; the reference never appears there.
-func (sess *session) String() string {
-	return fmt.Sprintf("%s (%s)", sess.identity.UUID, sess.identity.User)
 }

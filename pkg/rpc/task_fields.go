@@ -14,8 +14,12 @@ import (
 // set writes a field of a task that the client made with task.create: those
 // of running calls are the server's alone.
 func (ts *taskStore) set(ctx context.Context, ref xenapi.TaskRef, fn func(t *xenapi.Task)) error {
-	if _, err := ts.mine(ctx, ref); err != nil {
+	j, err := ts.mine(callOf(ctx), ref)
+	if err != nil {
 		return err
+	}
+	if ts.running(j) {
+		return xenapi.ErrOperationNotAllowed("the task belongs to a call that is under way")
 	}
 	return ts.s.db.Update(ctx, func(tx *db.Tx) error {
 		t, err := db.Edit(tx, ref)
@@ -30,12 +34,18 @@ func (ts *taskStore) set(ctx context.Context, ref xenapi.TaskRef, fn func(t *xen
 // SetStatus ends a client's task, or puts it back to pending.
 func (ts *taskStore) SetStatus(ctx context.Context, _ *service.Call, p service.TaskSetStatusParams) error {
 	now := ts.s.now().UTC().Truncate(time.Second)
-	return ts.set(ctx, p.Self, func(t *xenapi.Task) {
+	doomed := false
+	err := ts.set(ctx, p.Self, func(t *xenapi.Task) {
+		_, doomed = t.CurrentOperations["destroy"]
 		t.Status = p.Value
-		if p.Value != xenapi.TaskStatusTypePending {
+		if doomed = doomed && p.Value != xenapi.TaskStatusTypePending; p.Value != xenapi.TaskStatusTypePending {
 			t.Finished = now
 		}
 	})
+	if err == nil && doomed {
+		ts.remove(p.Self)
+	}
+	return err
 }
 
 // SetProgress says how far a client's task has come.
@@ -56,9 +66,16 @@ func (ts *taskStore) SetErrorInfo(ctx context.Context, _ *service.Call, p servic
 	return ts.set(ctx, p.Self, func(t *xenapi.Task) { t.ErrorInfo = p.Value })
 }
 
-// other writes other_config; anybody's when the key says so (authorize knows),
-// else only the owner's.
+// other writes other_config: those keys that have a role of their own for
+// whoever has it, others for the task's owner.
 func (ts *taskStore) other(ctx context.Context, kind datamodel.Kind, args ...any) error {
+	c := callOf(ctx)
+	needs := ts.s.keyPermissions(c)
+	if _, plain := needs[c.permission]; plain || needs == nil {
+		if _, err := ts.mine(c, xenapi.TaskRef(args[0].(string))); err != nil {
+			return err
+		}
+	}
 	f := ts.s.model.Class("task").FieldByName("other_config")
 	return ts.s.db.Update(ctx, func(tx *db.Tx) error { return db.WriteField(tx, f, kind, args) })
 }
