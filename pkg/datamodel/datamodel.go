@@ -72,8 +72,11 @@ type Class struct {
 	ImplicitRole string `json:"implicit_role"`
 	ForceCustom  string `json:"force_custom"`
 	LogDestroy   bool   `json:"log_destroy"`
-	Fields       []*Field
-	Messages     []*Message
+	// StoredFlag keeps the objects of a class in the graph although its
+	// messages are all explicit.
+	StoredFlag bool `json:"stored"`
+	Fields     []*Field
+	Messages   []*Message
 
 	byName map[string]*Field
 }
@@ -108,6 +111,9 @@ type Field struct {
 	Derived bool `json:"-"`
 }
 
+// Stored reports whether objects of the class go into the log and SQLite.
+func (c *Class) Stored() bool { return c.Persist && (c.InDatabase || c.StoredFlag) }
+
 // Column is the field's name in the database: the namespace joined by "__".
 func (f *Field) Column() string {
 	if f.Path == "" {
@@ -119,7 +125,7 @@ func (f *Field) Column() string {
 // Persistent reports whether the field's value goes into the log and SQLite.
 // Whole classes can be ephemeral, single fields too, and derived ones are.
 func (f *Field) Persistent() bool {
-	return f.Class.InDatabase && f.Class.Persist && !f.Derived && (f.PersistFlag == nil || *f.PersistFlag)
+	return f.Class.Stored() && !f.Derived && (f.PersistFlag == nil || *f.PersistFlag)
 }
 
 // Param is one parameter of a message.

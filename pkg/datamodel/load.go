@@ -175,9 +175,12 @@ func (m *Model) relate(r [4]string) error {
 		return fmt.Errorf("datamodel: relation %v: no such field", r)
 	}
 	rel := &Relation{From: from, To: to, ManyToMany: from.Type.Kind == Set}
+	m.Relations = append(m.Relations, rel)
+	if from == to { // a set of references that has no other end
+		return nil
+	}
 	from.Rel, to.Rel = rel, rel
 	to.Derived = !rel.ManyToMany
-	m.Relations = append(m.Relations, rel)
 	return nil
 }
 

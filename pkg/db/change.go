@@ -27,7 +27,7 @@ type Change struct {
 
 // persistent cuts a change to what is written to the log; false if nothing is.
 func (c Change) persistent() (Change, bool) {
-	if !c.Class.InDatabase || !c.Class.Persist {
+	if !c.Class.Stored() {
 		return c, false
 	}
 	if c.Op == OpDelete {

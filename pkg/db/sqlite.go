@@ -74,7 +74,7 @@ func (s *sqlConn) each(ctx context.Context, query string, fn func(row []driver.V
 func stored() []*datamodel.Class {
 	var out []*datamodel.Class
 	for _, c := range datamodel.Get().Classes {
-		if c.InDatabase && c.Persist {
+		if c.Stored() {
 			out = append(out, c)
 		}
 	}
