@@ -331,3 +331,16 @@ func (b *bench) disksAgree(rd db.Reader, ref xenapi.VMRef, vm *xenapi.VM) {
 		b.Errorf("VM %s: the domain has %v besides", ref, disks)
 	}
 }
+
+// guestMetrics makes a guest say whether it has drivers.
+func (b *bench) guestMetrics(vm xenapi.VMRef, ref xenapi.VMGuestMetricsRef, drivers bool) {
+	b.Helper()
+	xapitest.Update(b, b.env, func(tx *db.Tx) {
+		m := xenapi.NewVMGuestMetrics()
+		m.UUID, m.PVDriversDetected = xenapi.NewUUID(), drivers
+		tx.Insert(string(ref), m)
+		rec, err := db.Edit(tx, vm)
+		b.ok(err)
+		rec.GuestMetrics = ref
+	})
+}

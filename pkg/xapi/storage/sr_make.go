@@ -151,7 +151,8 @@ func (s *Storage) destroySR(ctx context.Context, ref xenapi.SRRef) error {
 	spec := sm.Spec{UUID: sr.UUID, Config: revealed(rd, pbd.DeviceConfig)}
 	op := s.begin(kindSRDestroy, note{SR: sr.UUID, Type: sr.Type, Config: pbd.DeviceConfig})
 	return about.fault(op.run(ctx, []saga.Step{
-		{Name: "erase the storage", Do: func(ctx context.Context) error { return about.fault(driver.Destroy(ctx, spec)) }},
+		{Name: "erase the storage", Undo: noWayBack,
+			Do: func(ctx context.Context) error { return about.fault(driver.Destroy(ctx, spec)) }},
 		{Name: "forget it", Do: func(ctx context.Context) error {
 			return s.Env.Update(context.WithoutCancel(ctx), func(tx *db.Tx) error {
 				op.done(tx)

@@ -101,7 +101,7 @@ func (s *Storage) resize(ctx context.Context, ref xenapi.VDIRef, size int64) err
 		{Name: "grow the volume", Do: func(ctx context.Context) (err error) {
 			v, err = resizer.ResizeVolume(ctx, vdi.Location, size)
 			return about.fault(err)
-		}},
+		}, Undo: noWayBack},
 		{Name: "record it", Do: func(ctx context.Context) error {
 			return s.Env.Update(context.WithoutCancel(ctx), func(tx *db.Tx) error {
 				op.done(tx)

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"strings"
 	"time"
@@ -196,7 +197,7 @@ func (s *Storage) DestroyVDI(ctx context.Context, ref xenapi.VDIRef) error {
 	return about.fault(op.run(ctx, []saga.Step{
 		{Name: "remove the volume", Do: func(ctx context.Context) error {
 			return about.fault(alloc.DestroyVolume(ctx, vdi.Location))
-		}},
+		}, Undo: noWayBack},
 		{Name: "forget it", Do: func(ctx context.Context) error {
 			return s.Env.Update(context.WithoutCancel(ctx), func(tx *db.Tx) error {
 				op.done(tx)
@@ -205,6 +206,13 @@ func (s *Storage) DestroyVDI(ctx context.Context, ref xenapi.VDIRef) error {
 		}},
 	}))
 }
+
+// errDone says that the work of a step can't be taken back. It keeps the entry
+// in the journal, so that the rest is done at the next start.
+var errDone = errors.New("storage: what was done to the volume can't be taken back")
+
+// noWayBack is the undo of such a step.
+func noWayBack(context.Context) error { return errDone }
 
 // dropVDI removes a VDI's record within a transaction, with what refers to it.
 func dropVDI(tx *db.Tx, ref xenapi.VDIRef) error {
