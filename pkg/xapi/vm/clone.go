@@ -45,25 +45,27 @@ func (s *VMs) duplicate(ctx context.Context, c *service.Call, ref xenapi.VMRef, 
 		}
 		disks := make([]copied, 0, len(p.vbds))
 		var image xenapi.VDIRef = xenapi.Null
-		steps := s.copySteps(p, sr, &disks)
+		id, n := string(c.Task.Ref()), &note{Kind: kindDisks, VM: ref}
+		steps := s.copySteps(p, sr, &disks, id, n)
 		if p.vm.PowerState == xenapi.VMPowerStateSuspended && p.vm.SuspendVDI != xenapi.Null {
-			steps = append(steps, s.copyStep("copy the suspend image", p.vm.SuspendVDI, sr, &image))
+			steps = append(steps, s.copyStep("copy the suspend image", p.vm.SuspendVDI, sr, &image, id, n))
 		}
 		steps = append(steps, saga.Step{Name: "make the records", Do: func(ctx context.Context) error {
 			return s.Env.Update(ctx, func(tx *db.Tx) (err error) {
+				tx.SetJournal(id, nil)
 				made, err = s.insertCopy(tx, p, name, disks, image)
 				return err
 			})
 		}})
 		opts := s.options(c)
 		opts.StepTimeout = ops.WaitLong
-		return saga.Run(ctx, opts, string(op), steps)
+		return s.owned(ctx, id, n, saga.Run(ctx, opts, string(op), steps))
 	})
 	return made, err
 }
 
 // copySteps copy every disk of a VM that isn't a CD, one step each.
-func (s *VMs) copySteps(p *parts, sr xenapi.SRRef, disks *[]copied) []saga.Step {
+func (s *VMs) copySteps(p *parts, sr xenapi.SRRef, disks *[]copied, id string, n *note) []saga.Step {
 	var steps []saga.Step
 	for _, ref := range slices.Sorted(maps.Keys(p.vbds)) {
 		vbd := p.vbds[ref]
@@ -72,16 +74,16 @@ func (s *VMs) copySteps(p *parts, sr xenapi.SRRef, disks *[]copied) []saga.Step 
 		if vbd.Type == xenapi.VBDTypeCD || vbd.VDI == xenapi.Null {
 			continue
 		}
-		steps = append(steps, s.copyStep("copy disk "+vbd.Userdevice, vbd.VDI, sr, &(*disks)[at].vdi))
+		steps = append(steps, s.copyStep("copy disk "+vbd.Userdevice, vbd.VDI, sr, &(*disks)[at].vdi, id, n))
 	}
 	return steps
 }
 
 // copyStep copies one VDI and puts the copy's reference into out.
-func (s *VMs) copyStep(name string, vdi xenapi.VDIRef, sr xenapi.SRRef, out *xenapi.VDIRef) saga.Step {
+func (s *VMs) copyStep(name string, vdi xenapi.VDIRef, sr xenapi.SRRef, out *xenapi.VDIRef, id string, n *note) saga.Step {
 	return saga.Step{Name: name, Weight: 10,
 		Do: func(ctx context.Context) error {
-			made, err := s.Disks.CloneVDI(ctx, vdi, sr, func(done float64) { saga.Report(ctx, done) })
+			made, err := s.Disks.CloneVDI(owning(ctx, id, n), vdi, sr, func(done float64) { saga.Report(ctx, done) })
 			if err == nil {
 				*out = made
 			}

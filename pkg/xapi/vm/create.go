@@ -60,14 +60,17 @@ func (s *VMs) Destroy(ctx context.Context, c *service.Call, ref string) error {
 	if err != nil {
 		return err
 	}
-	image := vm.SuspendVDI
+	id, image := xenapi.NewUUID(), vm.SuspendVDI
 	targets := []ops.Target{ops.On("VM", vmRef, xenapi.VMOperationsDestroy)}
 	check := func(tx *db.Tx) error { return Check(tx, vmRef, xenapi.VMOperationsDestroy) }
 	err = s.Env.Locks.Do(ctx, c, ops.WaitQuick, targets, check, func(ctx context.Context) error {
-		return s.Env.Update(ctx, func(tx *db.Tx) error { return deleteVM(tx, vmRef) })
+		return s.Env.Update(ctx, func(tx *db.Tx) error {
+			s.discard(tx, id, vmRef, image)
+			return deleteVM(tx, vmRef)
+		})
 	})
-	if err == nil && image != xenapi.Null {
-		return s.Disks.DestroyVDI(ctx, image)
+	if err == nil {
+		err = s.discarded(ctx, id, image)
 	}
 	return err
 }

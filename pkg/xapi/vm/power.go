@@ -54,10 +54,7 @@ func (s *VMs) start(ctx context.Context, c *service.Call, plan startPlan) error 
 		if err == nil {
 			err = s.launch(ctx, c, &plan, p, journal)
 		}
-		if err != nil {
-			err = errors.Join(err, s.release(ctx, plan.ref, journal))
-		}
-		return err
+		return s.release(ctx, plan.ref, journal, err)
 	})
 }
 
@@ -87,20 +84,24 @@ func (s *VMs) reserve(tx *db.Tx, plan *startPlan, journal string) error {
 	}
 	plan.host, plan.image = host, vm.SuspendVDI
 	edit.ScheduledToBeResidentOn = host
-	tx.SetJournal(journal, journalOf(plan.ref))
+	tx.SetJournal(journal, note{Kind: kindStart, VM: plan.ref}.encode())
 	return nil
 }
 
-// release gives the reserved memory back after a start that came to nothing.
-func (s *VMs) release(ctx context.Context, ref xenapi.VMRef, journal string) error {
-	return s.Env.Update(context.WithoutCancel(ctx), func(tx *db.Tx) error {
+// release gives the reserved memory back after a start that came to nothing,
+// and returns its error.
+func (s *VMs) release(ctx context.Context, ref xenapi.VMRef, journal string, failure error) error {
+	if failure == nil || errors.Is(failure, saga.ErrCrash) {
+		return failure
+	}
+	return errors.Join(failure, s.Env.Update(context.WithoutCancel(ctx), func(tx *db.Tx) error {
 		tx.SetJournal(journal, nil)
 		vm, err := db.Edit(tx, ref)
 		if err == nil {
 			vm.ScheduledToBeResidentOn = xenapi.Null
 		}
 		return nil
-	})
+	}))
 }
 
 // launch is the saga of a start: disks, domain, record.

@@ -96,14 +96,18 @@ func (s *VMs) Provision(ctx context.Context, c *service.Call, p service.VMProvis
 			return err
 		}
 		vdis := make([]xenapi.VDIRef, len(disks))
+		id, n := string(c.Task.Ref()), &note{Kind: kindDisks, VM: p.VM}
 		var steps []saga.Step
 		for i, d := range disks {
-			steps = append(steps, s.provisionStep(parts, d, &vdis[i]))
+			steps = append(steps, s.provisionStep(parts, d, &vdis[i], id, n))
 		}
 		steps = append(steps, saga.Step{Name: "make the records", Do: func(ctx context.Context) error {
-			return s.Env.Update(ctx, func(tx *db.Tx) error { return s.recordProvisioned(tx, p.VM, disks, vdis) })
+			return s.Env.Update(ctx, func(tx *db.Tx) error {
+				tx.SetJournal(id, nil)
+				return s.recordProvisioned(tx, p.VM, disks, vdis)
+			})
 		}})
-		return saga.Run(ctx, s.options(c), "provision", steps)
+		return s.owned(ctx, id, n, saga.Run(ctx, s.options(c), "provision", steps))
 	})
 }
 
@@ -120,14 +124,14 @@ func (s *VMs) provisioning(ctx context.Context, c *service.Call, ref xenapi.VMRe
 	})
 }
 
-func (s *VMs) provisionStep(p *parts, d diskSpec, out *xenapi.VDIRef) saga.Step {
+func (s *VMs) provisionStep(p *parts, d diskSpec, out *xenapi.VDIRef, id string, n *note) saga.Step {
 	return saga.Step{Name: "make disk " + d.Device,
 		Do: func(ctx context.Context) (err error) {
 			vdi := xenapi.NewVDI()
 			vdi.NameLabel, vdi.NameDescription = d.Device, "Created by template provisioner"
 			vdi.SR, vdi.VirtualSize, vdi.Type = d.sr, d.size, xenapi.VDIType(d.Type)
 			vdi.SMConfig = map[string]string{"vmhint": p.vm.UUID}
-			*out, err = s.Disks.CreateVDI(ctx, vdi)
+			*out, err = s.Disks.CreateVDI(owning(ctx, id, n), vdi)
 			return err
 		},
 		Undo: func(ctx context.Context) error { return s.Disks.DestroyVDI(ctx, *out) }}

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 
 	"xapid/pkg/db"
@@ -11,22 +10,6 @@ import (
 	"xapid/pkg/xenapi/service"
 	"xapid/pkg/xenctl"
 )
-
-// journalEntry is what a start leaves in the journal while it is under way.
-type journalEntry struct {
-	Kind string
-	VM   xenapi.VMRef
-}
-
-const startKind = "VM.start"
-
-func journalOf(ref xenapi.VMRef) []byte {
-	b, err := json.Marshal(journalEntry{startKind, ref})
-	if err != nil {
-		panic(err) // two strings
-	}
-	return b
-}
 
 // Reconcile makes the records of this host's VMs agree with the domains that
 // there are: at the start, and when events may have been lost. Each VM is
@@ -40,6 +23,13 @@ func (s *VMs) Reconcile(ctx context.Context) error {
 	for _, d := range list {
 		domains[d.UUID] = d
 	}
+	notes := s.journal()
+	image := map[xenapi.VMRef]xenapi.VDIRef{}
+	for _, n := range notes {
+		if n.Kind == kindSuspend && len(n.VDIs) > 0 {
+			image[n.VM] = n.VDIs[0]
+		}
+	}
 	snap := s.Env.DB.View()
 	host := s.Env.Host()
 	var errs []error
@@ -50,13 +40,13 @@ func (s *VMs) Reconcile(ctx context.Context) error {
 		domain, lives := domains[vm.UUID]
 		delete(domains, vm.UUID)
 		if lives || vm.ResidentOn == host || vm.ScheduledToBeResidentOn != xenapi.Null || stale(snap, vm) {
-			errs = append(errs, s.reconcileOne(ctx, ref, vm, domain, lives))
+			errs = append(errs, s.reconcileOne(ctx, ref, domain, lives, image[ref]))
 		}
 	}
 	for uuid, d := range domains {
 		s.Env.Log.Warn("a domain runs that no VM is of; it is left alone", "uuid", uuid, "domid", d.ID, "name", d.Name)
 	}
-	errs = append(errs, s.endJournal(ctx))
+	errs = append(errs, s.endNotes(ctx, notes))
 	return errors.Join(errs...)
 }
 
@@ -78,21 +68,26 @@ func stale(rd db.Reader, vm *xenapi.VM) bool {
 	return false
 }
 
-// reconcileOne brings one VM's record to what its domain is.
-func (s *VMs) reconcileOne(ctx context.Context, ref xenapi.VMRef, vm *xenapi.VM, domain xenctl.Domain, lives bool) error {
+// reconcileOne brings one VM's record to what its domain is. A domain that
+// lives is the truth: a start or a resume that was cut after it is finished,
+// since the guest may have written to its disks already. image is what a
+// suspend was writing when it was cut; where the domain has gone it is whole,
+// unless the whole machine went down.
+func (s *VMs) reconcileOne(ctx context.Context, ref xenapi.VMRef, domain xenctl.Domain, lives bool, image xenapi.VDIRef) error {
+	vm, err := db.Get(s.Env.DB.View(), ref)
+	if err != nil {
+		return nil // destroyed meanwhile
+	}
 	switch {
-	case lives && vm.PowerState == xenapi.VMPowerStateHalted, lives && vm.PowerState == xenapi.VMPowerStateSuspended:
-		// A start or a suspend was cut; what the record says is the state
-		// before it, and the domain's disks may be in use by nobody else.
-		if vm.ScheduledToBeResidentOn == xenapi.Null && vm.PowerState == xenapi.VMPowerStateHalted {
-			s.Env.Log.Warn("a domain runs whose VM is halted; it is stopped", "vm", ref, "domid", domain.ID)
-		}
-		if err := s.destroyDomain(ctx, vm.UUID); err != nil {
-			return err
-		}
-		return s.unreserve(ctx, ref)
 	case lives:
 		return s.adopt(ctx, ref, domain)
+	case image != "" && vm.PowerState == xenapi.VMPowerStateRunning && !s.FreshBoot:
+		p, err := load(s.Env.DB.View(), ref)
+		if err != nil {
+			return err
+		}
+		return errors.Join(s.Env.Update(ctx, func(tx *db.Tx) error { return s.recordSuspended(tx, ref, image) }),
+			s.Disks.DetachVDI(ctx, image, imageHolder), s.detachDisks(ctx, p))
 	case vm.PowerState == xenapi.VMPowerStateSuspended:
 		return s.unreserve(ctx, ref)
 	}
@@ -109,14 +104,15 @@ func (s *VMs) unreserve(ctx context.Context, ref xenapi.VMRef) error {
 	})
 }
 
-// adopt brings the record of a VM up to date whose domain lived on.
+// adopt brings the record of a VM up to date whose domain lives.
 func (s *VMs) adopt(ctx context.Context, ref xenapi.VMRef, domain xenctl.Domain) error {
 	p, err := load(s.Env.DB.View(), ref)
 	if err != nil {
 		return err
 	}
+	known := p.vm.PowerState == xenapi.VMPowerStateRunning || p.vm.PowerState == xenapi.VMPowerStatePaused
 	for r, vbd := range p.vbds {
-		if vbd.VDI == xenapi.Null || !vbd.CurrentlyAttached {
+		if vbd.VDI == xenapi.Null || known && !vbd.CurrentlyAttached {
 			continue
 		}
 		readOnly := vbd.Mode == xenapi.VBDModeRO || vbd.Type == xenapi.VBDTypeCD
@@ -124,36 +120,28 @@ func (s *VMs) adopt(ctx context.Context, ref xenapi.VMRef, domain xenctl.Domain)
 			s.Env.Log.Error("a running VM's disk can't be attached", "vm", ref, "vbd", r, "error", err)
 		}
 	}
-	host := s.Env.Host()
-	return s.Env.Update(ctx, func(tx *db.Tx) error {
+	plan := &startPlan{ref: ref, host: s.Env.Host(), paused: domain.State == xenctl.StatePaused}
+	id, image := xenapi.NewUUID(), p.vm.SuspendVDI
+	err = s.Env.Update(ctx, func(tx *db.Tx) error {
+		if !known {
+			s.discard(tx, id, ref, image)
+			return s.recordRunning(tx, p, plan, domain)
+		}
 		vm, err := db.Edit(tx, ref)
 		if err != nil {
 			return err
 		}
 		vm.PowerState = xenapi.VMPowerStateRunning
-		if domain.State == xenctl.StatePaused {
+		if plan.paused {
 			vm.PowerState = xenapi.VMPowerStatePaused
 		}
-		vm.ResidentOn, vm.ScheduledToBeResidentOn, vm.Domid = host, xenapi.Null, int64(domain.ID)
+		vm.ResidentOn, vm.ScheduledToBeResidentOn, vm.Domid = plan.host, xenapi.Null, int64(domain.ID)
 		return s.makeConsoles(tx, ref)
 	})
-}
-
-// endJournal forgets the starts that a crash cut: reconciliation has put
-// their VMs right.
-func (s *VMs) endJournal(ctx context.Context) error {
-	return s.Env.Update(ctx, func(tx *db.Tx) error {
-		for id, data := range tx.Snapshot().Journal() {
-			var e journalEntry
-			if json.Unmarshal(data, &e) != nil || e.Kind != startKind {
-				continue
-			}
-			if vm := db.Find(tx, e.VM); vm == nil || len(vm.CurrentOperations) == 0 {
-				tx.SetJournal(id, nil)
-			}
-		}
-		return nil
-	})
+	if err == nil && !known {
+		err = s.discarded(ctx, id, image)
+	}
+	return err
 }
 
 // PowerStateReset makes the database say Halted, for a VM whose host is gone.

@@ -22,18 +22,10 @@ func (s *VMs) HardShutdown(ctx context.Context, c *service.Call, p service.VMHar
 
 func (s *VMs) hard(ctx context.Context, c *service.Call, ref xenapi.VMRef, op xenapi.VMOperations) error {
 	return s.locked(ctx, c, ref, op, func(ctx context.Context, p *parts) error {
-		image := p.vm.SuspendVDI
-		wasSuspended := p.vm.PowerState == xenapi.VMPowerStateSuspended
 		if err := s.destroyDomain(ctx, p.vm.UUID); err != nil {
 			return err
 		}
-		if err := s.halted(ctx, ref, "VM_SHUTDOWN"); err != nil {
-			return err
-		}
-		if wasSuspended && image != xenapi.Null {
-			return s.Disks.DestroyVDI(ctx, image)
-		}
-		return nil
+		return s.halted(ctx, ref, "VM_SHUTDOWN")
 	})
 }
 
@@ -51,7 +43,7 @@ func (s *VMs) locked(ctx context.Context, c *service.Call, ref xenapi.VMRef, op 
 }
 
 // halted brings a VM whose domain is gone to Halted: disks detached, devices
-// and consoles gone. It may run twice for the same stop.
+// and consoles gone, a suspend image too. It may run twice for the same stop.
 func (s *VMs) halted(ctx context.Context, ref xenapi.VMRef, message string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saga.DefaultStepTimeout)
 	defer cancel()
@@ -60,16 +52,18 @@ func (s *VMs) halted(ctx context.Context, ref xenapi.VMRef, message string) erro
 		return err
 	}
 	detached := s.detachDisks(ctx, p)
+	id, image := xenapi.NewUUID(), p.vm.SuspendVDI
 	return errors.Join(detached, s.Env.Update(ctx, func(tx *db.Tx) error {
 		vm, err := db.Edit(tx, ref)
 		if err != nil {
 			return err
 		}
+		s.discard(tx, id, ref, image)
 		if vm.PowerState != xenapi.VMPowerStateHalted && message != "" {
 			s.Post(tx, message, xenapi.ClsVM, vm.UUID, "VM '"+vm.NameLabel+"' shut down")
 		}
 		return RecordHalted(tx, ref)
-	}))
+	}), s.discarded(ctx, id, image))
 }
 
 func (s *VMs) detachDisks(ctx context.Context, p *parts) error {

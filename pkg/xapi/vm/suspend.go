@@ -58,10 +58,11 @@ func (s *VMs) suspend(ctx context.Context, c *service.Call, p *parts, sr xenapi.
 	image.SMConfig = map[string]string{"type": "raw"}
 	var ref xenapi.VDIRef
 	var at sm.Attachment
+	id, n := string(c.Task.Ref()), &note{Kind: kindSuspend, VM: p.ref}
 	steps := []saga.Step{
 		{Name: "make the image's disk",
 			Do: func(ctx context.Context) (err error) {
-				ref, err = s.Disks.CreateVDI(ctx, image)
+				ref, err = s.Disks.CreateVDI(owning(ctx, id, n), image)
 				return err
 			},
 			Undo: func(ctx context.Context) error { return s.Disks.DestroyVDI(ctx, ref) }},
@@ -76,13 +77,16 @@ func (s *VMs) suspend(ctx context.Context, c *service.Call, p *parts, sr xenapi.
 				return hypervisorFault(p.ref, s.Env.Node.Hypervisor.Save(ctx, p.vm.UUID, at.Path))
 			}},
 	}
-	if err := saga.Run(ctx, s.options(c), "suspend", steps); err != nil {
+	if err := s.owned(ctx, id, n, saga.Run(ctx, s.options(c), "suspend", steps)); err != nil {
 		return err
 	}
 	// From here on the guest lives in the image alone: no way back.
 	ctx = context.WithoutCancel(ctx)
 	return errors.Join(
-		s.Env.Update(ctx, func(tx *db.Tx) error { return s.recordSuspended(tx, p.ref, ref) }),
+		s.Env.Update(ctx, func(tx *db.Tx) error {
+			tx.SetJournal(id, nil)
+			return s.recordSuspended(tx, p.ref, ref)
+		}),
 		s.Disks.DetachVDI(ctx, ref, imageHolder),
 		s.detachDisks(ctx, p))
 }
@@ -129,9 +133,9 @@ func (s *VMs) resume(ctx context.Context, c *service.Call, plan startPlan) error
 			err = s.restore(ctx, c, &plan, p, journal)
 		}
 		if err != nil {
-			return errors.Join(err, s.release(ctx, plan.ref, journal))
+			return s.release(ctx, plan.ref, journal, err)
 		}
-		return s.Disks.DestroyVDI(context.WithoutCancel(ctx), plan.image)
+		return s.discarded(ctx, journal, plan.image)
 	})
 }
 
@@ -162,6 +166,7 @@ func (s *VMs) restore(ctx context.Context, c *service.Call, plan *startPlan, p *
 		saga.Step{Name: "record that it runs", Do: func(ctx context.Context) error {
 			return s.Env.Update(ctx, func(tx *db.Tx) error {
 				tx.SetJournal(journal, nil)
+				s.discard(tx, journal, p.ref, plan.image)
 				s.Post(tx, "VM_RESUMED", xenapi.ClsVM, p.vm.UUID, "VM '"+p.vm.NameLabel+"' resumed")
 				return s.recordRunning(tx, p, plan, domain)
 			})
