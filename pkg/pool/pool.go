@@ -39,6 +39,9 @@ type Options struct {
 	// ServerID is the host's uuid; it never changes.
 	ServerID string
 	Log      *slog.Logger
+	// Trailing is how many entries stay in the log below a snapshot: enough for
+	// a slave that was away for a while, unless a test wants fewer.
+	Trailing uint64
 	// At, if set, is told when an entry passes a point; tests end the process
 	// there.
 	At func(p db.Point)
@@ -88,6 +91,9 @@ func Open(opts Options, graph Graph) (*Replica, error) {
 	conf.CommitTimeout = 10 * time.Millisecond
 	conf.MaxAppendEntries = 256
 	conf.BatchApplyCh = true
+	if opts.Trailing > 0 {
+		conf.TrailingLogs = opts.Trailing
+	}
 	conf.NoSnapshotRestoreOnStart = true
 	addr, transport := raft.NewInmemTransport(raft.ServerAddress(opts.ServerID))
 	r := &Replica{wal: wal, machine: &machine{graph: graph, log: opts.Log}, done: make(chan struct{})}
