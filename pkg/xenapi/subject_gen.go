@@ -13,7 +13,7 @@ type Subject struct {
 	UUID              string            // permanent identity.
 	SubjectIdentifier string            // identifier in the directory, such as a Windows SID.
 	OtherConfig       map[string]string // what the directory says about it, such as subject-name.
-	Roles             []RoleRef         // what it may do; pool-admin unless changed.
+	Roles             []RoleRef         // what it may do; nothing until a role is added.
 }
 
 // NewSubject makes a record with every field at its default.

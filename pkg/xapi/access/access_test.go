@@ -24,7 +24,7 @@ type world struct {
 
 func open(t *testing.T) *world {
 	t.Helper()
-	w := &world{t, xapitest.Open(t, t.TempDir(), nil), xapitest.Hooks(), &service.Services{}}
+	w := &world{t, xapitest.Open(t, t.TempDir(), nil), xapi.NewHooks(), &service.Services{}}
 	access.New(w.env).Register(w.hooks, w.s)
 	xapitest.Update(t, w.env, func(tx *db.Tx) {
 		for _, r := range datamodel.Get().Roles {

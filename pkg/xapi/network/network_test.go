@@ -45,7 +45,7 @@ func open(t *testing.T) *world {
 	derive := func(tx *db.Tx) { network.Derive(tx, tx.Edited()) }
 	w := &world{T: t, env: xapitest.Open(t, t.TempDir(), derive), links: links()}
 	w.host = xapitest.Host(t, w.env)
-	w.hooks, w.s = xapitest.Hooks(), &service.Services{}
+	w.hooks, w.s = xapi.NewHooks(), &service.Services{}
 	network.New(w.env, func(context.Context) ([]facts.Link, error) { return w.links, nil }).Register(w.hooks, w.s)
 	w.ok(network.Ensure(t.Context(), w.env, w.links))
 	return w

@@ -46,7 +46,7 @@ func (s pifService) Introduce(ctx context.Context, _ *service.Call, p service.PI
 	ports := portsOf(links)
 	found := slices.IndexFunc(ports, func(q port) bool { return q.Name == p.Device && (mac == "" || q.mac() == mac) })
 	var ref xenapi.PIFRef
-	return ref, s.n.env.Update(ctx, func(tx *db.Tx) error {
+	err = s.n.env.Update(ctx, func(tx *db.Tx) error {
 		if _, err := db.Get(tx, p.Host); err != nil {
 			return err
 		}
@@ -65,6 +65,7 @@ func (s pifService) Introduce(ctx context.Context, _ *service.Call, p service.PI
 		ref = v.introduce(p.Device, ports[found].mac(), int64(ports[found].MTU), p.Managed, false)
 		return v.refresh(ref, &ports[found], true)
 	})
+	return ref, err
 }
 
 // busyPIF says what other objects keep a PIF from being forgotten.

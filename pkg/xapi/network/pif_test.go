@@ -33,7 +33,11 @@ func TestPIFScanIntroduceForget(t *testing.T) {
 	if db.Find(w.env.DB.View(), eth2.Metrics) != nil {
 		t.Error("metrics stay behind")
 	}
-	w.ok(introduce("00:16:3E:00:00:03", "eth2"))
+	again, err := s.Introduce(ctx, c, service.PIFIntroduceParams{Host: w.host, MAC: "00:16:3E:00:00:03", Device: "eth2", Managed: true})
+	w.ok(err)
+	if got, _ := w.pif("eth2"); got != again {
+		t.Errorf("introduce returned %q for %s", again, got)
+	}
 	xapitest.Fails(t, introduce("00:16:3e:00:00:09", "eth9"),
 		"COULD_NOT_FIND_NETWORK_INTERFACE_WITH_SPECIFIED_DEVICE_NAME_AND_MAC_ADDRESS", "eth9", "00:16:3e:00:00:09")
 	for _, mac := range []string{"x", "01:00:5e:00:00:01", "00:00:00:00:00:00"} {

@@ -191,7 +191,7 @@ func (n *Networks) attach(ctx context.Context, ref xenapi.VIFRef) error {
 		return err
 	}
 	if err := plugger.AttachNIC(ctx, vm.UUID, nic); err != nil && !errors.Is(err, xenctl.ErrExists) {
-		return refusal(err, ref)
+		return refusal(err, xenapi.ErrDeviceAttachTimeout("VIF", string(ref)), ref)
 	}
 	return n.setAttached(ctx, ref, true)
 }
@@ -202,7 +202,7 @@ func (n *Networks) detach(ctx context.Context, ref xenapi.VIFRef, force bool) er
 		return err
 	}
 	if err := plugger.DetachNIC(ctx, vm.UUID, nic.Index, force); err != nil && !errors.Is(err, xenctl.ErrNoDevice) {
-		return refusal(err, ref)
+		return refusal(err, xenapi.ErrDeviceDetachTimeout("VIF", string(ref)), ref)
 	}
 	return n.setAttached(ctx, ref, false)
 }
@@ -219,13 +219,14 @@ func (n *Networks) setAttached(ctx context.Context, ref xenapi.VIFRef, attached 
 	})
 }
 
-// refusal says in XenAPI's words why a guest or its hypervisor would not.
-func refusal(err error, ref xenapi.VIFRef) error {
+// refusal says in XenAPI's words why a guest or its hypervisor would not; late
+// is the answer when none came in time.
+func refusal(err error, late *xenapi.Error, ref xenapi.VIFRef) error {
 	switch {
 	case errors.Is(err, xenctl.ErrRefused):
 		return xenapi.ErrDeviceDetachRejected("VIF", string(ref), "the guest did not release the interface")
 	case errors.Is(err, xenctl.ErrTimeout):
-		return xenapi.ErrDeviceDetachTimeout("VIF", string(ref))
+		return late
 	case errors.Is(err, xenctl.ErrNotFound), errors.Is(err, xenctl.ErrBadState):
 		return xenapi.ErrOperationNotAllowed("The VM is stopping")
 	}

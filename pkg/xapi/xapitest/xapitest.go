@@ -120,12 +120,3 @@ func Fails(t testing.TB, err error, code string, params ...string) {
 		t.Errorf("%s %q, want %s %q", e.Code, e.Params, code, params)
 	}
 }
-
-// Hooks makes empty maps to register in.
-func Hooks() xapi.Hooks {
-	return xapi.Hooks{
-		Create:  map[string]func(context.Context, *service.Call, xenapi.Record, func(string) bool) (string, error){},
-		Destroy: map[string]func(context.Context, *service.Call, string) error{},
-		Write:   map[string]func(context.Context, *service.Call, []any) error{},
-	}
-}
