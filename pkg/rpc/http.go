@@ -177,9 +177,11 @@ func (s *Server) serveJSON(w http.ResponseWriter, r *http.Request, root bool) {
 		return
 	}
 	a := s.serve(&request{name: c.Method, params: c.Params, enc: encodeJSON, http: r, root: root})
-	reply := wire.JSONSuccess(&c, a.typ, a.val)
+	var reply *wire.Reply
 	if a.err != nil {
 		reply = wire.JSONFailure(&c, a.err)
+	} else {
+		reply = wire.JSONSuccess(&c, a.typ, a.val)
 	}
 	s.send(w, r, jsonContent, reply)
 }
