@@ -44,6 +44,8 @@ type Agent struct {
 	Notify func(state string) error
 
 	closers []func() error
+	// syncs counts the syncs of the log.
+	syncs func() uint64
 }
 
 // bootTimeout bounds what the start waits for.
@@ -103,7 +105,9 @@ func (a *Agent) close() error {
 }
 
 // component is a part that works until its context ends.
-type component interface{ Run(ctx context.Context) error }
+type component interface {
+	Run(ctx context.Context) error
+}
 
 // build makes the parts in the order of their needs.
 func (a *Agent) build(ctx context.Context, g *errgroup.Group, uuid string) (*listen.Server, []component, error) {
@@ -160,6 +164,7 @@ func (a *Agent) openGraph(ctx context.Context, g *errgroup.Group, uuid string) (
 		return nil, err
 	}
 	a.later(replica.Close)
+	a.syncs = replica.Appends
 	g.Go(func() error { return graph.Run(ctx, replica) })
 	boot, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()

@@ -37,7 +37,8 @@ func (a *Agent) behaviour(env *xapi.Env, freshBoot bool) *behaviour {
 	vms.Register(b.hooks, b.services)
 	networks.Register(b.hooks, b.services)
 	b.components = append(b.components, b.storage, vms)
-	b.metrics.register(counts(env)...)
+	b.metrics.register(objectCounts{env}, prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "xapid_log_syncs_total",
+		Help: "Entries appended to the log, a sync each."}, func() float64 { return float64(a.syncs()) }))
 	return b
 }
 
@@ -49,10 +50,8 @@ func derive(tx *db.Tx) {
 	network.Derive(tx, edited)
 }
 
-// counts are the metrics of how many objects there are, read from the newest
-// snapshot.
-func counts(env *xapi.Env) []prometheus.Collector { return []prometheus.Collector{objectCounts{env}} }
-
+// objectCounts are the metrics of how many objects there are, read from the
+// newest snapshot.
 type objectCounts struct{ env *xapi.Env }
 
 var (

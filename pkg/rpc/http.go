@@ -192,7 +192,11 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, content []string, 
 	h["Access-Control-Allow-Origin"] = anyOrigin
 	h["Access-Control-Allow-Headers"] = corsHeaders
 	h["Content-Length"] = []string{strconv.FormatInt(reply.Len(), 10)}
-	if _, err := reply.WriteTo(w); err != nil {
+	var out io.Writer = w
+	if reply.Len() > largeAnswer {
+		out = s.turns.writer(w)
+	}
+	if _, err := reply.WriteTo(out); err != nil {
 		s.log.Debug("the client went away", "address", r.RemoteAddr, "error", err)
 	}
 }
