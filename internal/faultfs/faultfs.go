@@ -79,13 +79,22 @@ func (f *FS) Mount(at string) (err error) {
 }
 
 // Unmount takes it away again; nobody may have it open.
-func (f *FS) Unmount() error { return f.server.Unmount() }
+func (f *FS) Unmount() error {
+	err := f.server.Unmount()
+	if err == nil {
+		f.server = nil
+	}
+	return err
+}
 
-// Close releases the files.
+// Close unmounts the file system, if it is mounted, and releases the files.
 func (f *FS) Close() error {
+	var errs []error
+	if f.server != nil {
+		errs = append(errs, f.Unmount())
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var errs []error
 	for _, file := range f.files {
 		errs = append(errs, file.data.Close())
 	}

@@ -96,7 +96,7 @@ func Open(opts Options, graph Graph) (*Replica, error) {
 	}
 	conf.NoSnapshotRestoreOnStart = true
 	addr, transport := raft.NewInmemTransport(raft.ServerAddress(opts.ServerID))
-	r := &Replica{wal: wal, machine: &machine{graph: graph, log: opts.Log}, done: make(chan struct{})}
+	r := &Replica{wal: wal, machine: &machine{graph: graph, log: opts.Log, snapshots: filepath.Join(opts.Dir, "snapshots")}, done: make(chan struct{})}
 	known, err := raft.HasExistingState(wal, wal, snaps)
 	if index := graph.View().Index(); err == nil && !known && index > 0 {
 		err = fmt.Errorf("the log is gone from %s, but the database holds its entries up to %d", opts.Dir, index)
@@ -207,8 +207,9 @@ func (r *Replica) Close() error {
 
 // machine is the graph as raft sees it.
 type machine struct {
-	graph Graph
-	log   *slog.Logger
+	graph     Graph
+	log       *slog.Logger
+	snapshots string
 	// failed holds why an entry could not be applied. Nothing is applied after
 	// it: what follows would rest on a state that never was.
 	failed atomic.Pointer[error]
@@ -235,7 +236,9 @@ func (m *machine) Apply(l *raft.Log) any {
 }
 
 // Snapshot implements raft.FSM: no I/O here, it holds up Apply.
-func (m *machine) Snapshot() (raft.FSMSnapshot, error) { return image{m.graph.Image()}, nil }
+func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
+	return image{m.graph.Image(), m.snapshots}, nil
+}
 
 // Restore implements raft.FSM. It is not used by a pool of one, which loads
 // from SQLite; restore does what is needed when that is gone.
@@ -244,7 +247,10 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	return m.graph.Restore(r)
 }
 
-type image struct{ *db.Image }
+type image struct {
+	*db.Image
+	dir string
+}
 
 // settleTime is how long SQLite may take to catch up with a snapshot.
 const settleTime = time.Minute
@@ -260,7 +266,12 @@ func (im image) Persist(sink raft.SnapshotSink) error {
 	if err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
-	return sink.Close()
+	if err := sink.Close(); err != nil {
+		return err
+	}
+	// The store syncs the snapshot's files and the name of their directory, but
+	// not their names in it; the log is about to be cut.
+	return syncDir(filepath.Join(im.dir, sink.ID()))
 }
 
 // Release implements raft.FSMSnapshot.
