@@ -43,7 +43,8 @@ type Agent struct {
 	// Notify tells the service manager that the daemon serves; nil for none.
 	Notify func(state string) error
 
-	closers []func() error
+	closers     []func() error
+	certificate *listen.Certificate
 	// syncs counts the syncs of the log.
 	syncs func() uint64
 }
@@ -128,6 +129,9 @@ func (a *Agent) build(ctx context.Context, g *errgroup.Group, uuid string) (*lis
 	}
 	env := &xapi.Env{DB: graph, Node: &node.Node{Hypervisor: hypervisor, Storage: storage},
 		Locks: &ops.Locker{DB: graph, Log: a.Log}, Log: a.Log, Now: time.Now, HostUUID: uuid}
+	if a.certificate, err = listen.OpenCertificate(a.Config.StateDir, certificateNames()...); err != nil {
+		return nil, nil, err
+	}
 	fresh, err := a.ensure(ctx, env, machine)
 	if err != nil {
 		return nil, nil, err
@@ -231,12 +235,8 @@ func (a *Agent) serve(ctx context.Context, env *xapi.Env, b *behaviour) (*listen
 		Log: a.Log, Login: login.check, SetPassword: login.set, ThisHost: env.Host,
 		Metrics: http.HandlerFunc(b.metrics.serve), CacheBytes: a.Config.RowCacheMiB << 20, MaxBody: a.Config.MaxBodyMiB << 20})
 	b.metrics.register(api.Collectors()...)
-	cert, err := listen.OpenCertificate(a.Config.StateDir, certificateNames()...)
-	if err != nil {
-		return nil, nil, err
-	}
 	server, err := listen.Listen(listen.Config{HTTPS: a.Config.HTTPS, HTTP: a.Config.HTTP, Socket: a.Config.Socket,
-		Certificate: cert}, handler(api), a.Log)
+		Certificate: a.certificate}, handler(api), a.Log)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -9,8 +9,17 @@ import (
 	"xapid/pkg/datamodel"
 	"xapid/pkg/db"
 	"xapid/pkg/facts"
+	"xapid/pkg/rpc/wire"
+	"xapid/pkg/rpc/wire/query"
 	"xapid/pkg/xapi"
+	"xapid/pkg/xapi/access"
+	"xapid/pkg/xapi/alert"
+	"xapid/pkg/xapi/blob"
+	"xapid/pkg/xapi/diagnostics"
+	"xapid/pkg/xapi/host"
 	"xapid/pkg/xapi/network"
+	"xapid/pkg/xapi/pool"
+	"xapid/pkg/xapi/secret"
 	"xapid/pkg/xapi/storage"
 	"xapid/pkg/xapi/vm"
 	"xapid/pkg/xenapi"
@@ -36,10 +45,20 @@ func (a *Agent) behaviour(env *xapi.Env, freshBoot bool) *behaviour {
 	b.storage.Register(b.hooks, b.services)
 	vms.Register(b.hooks, b.services)
 	networks.Register(b.hooks, b.services)
-	b.components = append(b.components, b.storage, vms)
+	hosts := host.New(host.Options{Env: env, PluginDir: a.Config.PluginDir, Certificate: func() string { return string(a.certificate.PEM()) }})
+	for _, class := range []registrar{alert.New(env, where), access.New(env), blob.New(env), secret.New(env),
+		diagnostics.New(env), pool.New(env), hosts} {
+		class.Register(b.hooks, b.services)
+	}
+	b.components = append(b.components, b.storage, vms, host.NewFigures(env))
 	b.metrics.register(objectCounts{env}, prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "xapid_log_syncs_total",
 		Help: "Entries appended to the log, a sync each."}, func() float64 { return float64(a.syncs()) }))
 	return b
+}
+
+// registrar puts its messages into the tables that calls are dispatched by.
+type registrar interface {
+	Register(h xapi.Hooks, services *service.Services)
 }
 
 // derive sets the fields that follow from others at the end of every commit.
@@ -48,6 +67,7 @@ func derive(tx *db.Tx) {
 	vm.Derive(tx, edited)
 	storage.Derive(tx, edited)
 	network.Derive(tx, edited)
+	host.Derive(tx, edited)
 }
 
 // objectCounts are the metrics of how many objects there are, read from the
@@ -115,4 +135,23 @@ func pick(yes bool, a, b string) string {
 		return a
 	}
 	return b
+}
+
+// where tests records by an expression of the query language.
+func where(class *datamodel.Class, expr string) (func(rec xenapi.Record) bool, error) {
+	q, err := query.Parse(expr)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range q.Fields() {
+		if f := class.FieldByName(name); f == nil || f.InternalOnly {
+			return nil, xenapi.ErrInvalidValue("expr", "class "+class.Name+" has no field "+wire.Clip(name))
+		}
+	}
+	return func(rec xenapi.Record) bool {
+		return q.Eval(func(name string) (string, bool) {
+			f := class.FieldByName(name)
+			return wire.DBText(f.Type, rec.Ptr(f.Index)), true
+		})
+	}, nil
 }
