@@ -34,7 +34,7 @@ generate-check: ## fail if generated files are stale
 	$(GO) run ./internal/gen -check
 
 lint: generate-check ## gofmt, vet, staticcheck, import rules, pinned versions
-	@test -z "$$(gofmt -l cmd pkg internal test bench)" || { gofmt -l cmd pkg internal test bench; exit 1; }
+	@files=$$(git ls-files '*.go' | xargs gofmt -l) && test -z "$$files" || { echo "not gofmt-ed: $$files"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test ./internal/archtest

@@ -124,11 +124,11 @@ func (s *VMs) Shutdown(ctx context.Context, c *service.Call, p service.VMShutdow
 	if err := Check(s.Env.DB.View(), p.VM, xenapi.VMOperationsShutdown); err != nil {
 		return err
 	}
-	err := s.CleanShutdown(ctx, c, service.VMCleanShutdownParams{VM: p.VM})
+	err := s.CleanShutdown(ctx, c, service.VMCleanShutdownParams(p))
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return s.HardShutdown(ctx, c, service.VMHardShutdownParams{VM: p.VM})
+	return s.HardShutdown(ctx, c, service.VMHardShutdownParams(p))
 }
 
 // ask requests a shutdown or reboot of the guest and waits for its domain to
