@@ -20,7 +20,7 @@ setup-build:
 
 run: setup-build build ## build and start on the simulated hypervisor, data under ./var
 	@mkdir -p $(VAR)
-	bin/xapid --hypervisor sim --auth file --state-dir $(CURDIR)/$(VAR)/state --log-dir $(CURDIR)/$(VAR)/log \
+	@bin/xapid --hypervisor sim --auth file --state-dir $(CURDIR)/$(VAR)/state --log-dir $(CURDIR)/$(VAR)/log \
 	  --https 127.0.0.1:8443 --socket $(CURDIR)/$(VAR)/xapi.sock $(ARGS)
 
 build: ## build bin/xapid and bin/xapid-pam
