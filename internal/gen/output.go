@@ -33,7 +33,7 @@ func render(m *datamodel.Model) (output, error) {
 		return nil, err
 	}
 	out := output{}
-	shared := map[string]string{"pkg/xenapi/enums_gen.go": "enums", "pkg/xenapi/errors_gen.go": "errors",
+	shared := map[string]string{"pkg/xenapi/enums_gen.go": "enums",
 		"pkg/xenapi/classes_gen.go": "classes", "pkg/xenapi/service/services_gen.go": "services",
 		"pkg/rpc/client/client_gen.go": "clients"}
 	for path, name := range shared {
@@ -41,7 +41,12 @@ func render(m *datamodel.Model) (output, error) {
 			return nil, err
 		}
 	}
-	perClass := map[string]string{"pkg/xenapi/%s_gen.go": "record", "pkg/xenapi/service/%s_gen.go": "service",
+	for i, part := range errorParts(m.Errors) {
+		if err := out.execute(t, fmt.Sprintf("pkg/xenapi/errors%d_gen.go", i+1), "errors", part); err != nil {
+			return nil, err
+		}
+	}
+	perClass := map[string]string{"pkg/xenapi/%s_gen.go": "record", "pkg/xenapi/service/%s_gen.go": "service", "pkg/xenapi/service/%s_handlers_gen.go": "handlers",
 		"pkg/rpc/client/%s_gen.go": "client", "docs/api/classes/%s.md": "doc"}
 	for _, c := range m.Classes {
 		for pattern, name := range perClass {
@@ -51,6 +56,15 @@ func render(m *datamodel.Model) (output, error) {
 		}
 	}
 	return out, nil
+}
+
+// errorsPerFile keeps the files of error constructors to a size that tools and
+// people bear.
+const errorsPerFile = 330
+
+// errorParts cuts the catalogue of errors into files.
+func errorParts(all []datamodel.ErrorCode) [][]datamodel.ErrorCode {
+	return slices.Collect(slices.Chunk(all, errorsPerFile))
 }
 
 func (o output) execute(t *template.Template, path, name string, data any) error {

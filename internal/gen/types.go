@@ -103,8 +103,19 @@ func result(t *datamodel.Type) string {
 	return "r"
 }
 
-// decodeResult is the expression of the client for a canonical result v.
-func decodeResult(t *datamodel.Type) string { return fromCanonical(t, "v") }
+// decodeResult names the function of the client that gives a canonical result
+// its Go type.
+func decodeResult(t *datamodel.Type) string {
+	switch {
+	case t.Kind == datamodel.Void:
+		return "none"
+	case t.Textual():
+		return "text[" + goType(t, "xenapi.") + "]"
+	case t.Kind == datamodel.Set && typed(t.Elem):
+		return "set[" + goType(t.Elem, "xenapi.") + "]"
+	}
+	return "value[" + goType(t, "xenapi.") + "]"
+}
 
 // clientArg is the expression that the client passes for a parameter.
 func clientArg(p datamodel.Param, i int) string {

@@ -9,27 +9,15 @@ type Auth struct{ c *Client }
 
 // GetSubjectIdentifier: returns the identifier of a user or group by its name.
 func (x Auth) GetSubjectIdentifier(ctx context.Context, subjectName string) (string, error) {
-	v, err := x.c.Call(ctx, "auth.get_subject_identifier", subjectName)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "auth.get_subject_identifier", subjectName))
 }
 
 // GetSubjectInformationFromIdentifier: returns what the directory knows about an identifier.
 func (x Auth) GetSubjectInformationFromIdentifier(ctx context.Context, subjectIdentifier string) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "auth.get_subject_information_from_identifier", subjectIdentifier)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "auth.get_subject_information_from_identifier", subjectIdentifier))
 }
 
 // GetGroupMembership: lists the identifiers of the groups that a subject is in, at any depth.
 func (x Auth) GetGroupMembership(ctx context.Context, subjectIdentifier string) ([]string, error) {
-	v, err := x.c.Call(ctx, "auth.get_group_membership", subjectIdentifier)
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "auth.get_group_membership", subjectIdentifier))
 }

@@ -11,159 +11,95 @@ type Blob struct{ c *Client }
 
 // Create: makes an empty object for data, and returns it.
 func (x Blob) Create(ctx context.Context, mimeType string, public bool) (xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "blob.create", mimeType, public)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BlobRef(v.(string)), nil
+	return text[xenapi.BlobRef](x.c.Call(ctx, "blob.create", mimeType, public))
 }
 
 // Destroy: deletes the object and its data.
 func (x Blob) Destroy(ctx context.Context, self xenapi.BlobRef) error {
-	_, err := x.c.Call(ctx, "blob.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "blob.destroy", string(self)))
 }
 
 // GetRecord: calls blob.get_record.
 func (x Blob) GetRecord(ctx context.Context, self xenapi.BlobRef) (*xenapi.Blob, error) {
-	v, err := x.c.Call(ctx, "blob.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Blob), nil
+	return value[*xenapi.Blob](x.c.Call(ctx, "blob.get_record", string(self)))
 }
 
 // GetByUUID: calls blob.get_by_uuid.
 func (x Blob) GetByUUID(ctx context.Context, uuid string) (xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "blob.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BlobRef(v.(string)), nil
+	return text[xenapi.BlobRef](x.c.Call(ctx, "blob.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls blob.get_by_name_label.
 func (x Blob) GetByNameLabel(ctx context.Context, label string) ([]xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "blob.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.BlobRef](v.([]string)), nil
+	return set[xenapi.BlobRef](x.c.Call(ctx, "blob.get_by_name_label", label))
 }
 
 // GetAll: calls blob.get_all.
 func (x Blob) GetAll(ctx context.Context) ([]xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "blob.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.BlobRef](v.([]string)), nil
+	return set[xenapi.BlobRef](x.c.Call(ctx, "blob.get_all"))
 }
 
 // GetAllWhere: calls blob.get_all_where.
 func (x Blob) GetAllWhere(ctx context.Context, expr string) ([]xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "blob.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.BlobRef](v.([]string)), nil
+	return set[xenapi.BlobRef](x.c.Call(ctx, "blob.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls blob.get_all_records_where.
 func (x Blob) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "blob.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "blob.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls blob.get_all_records.
 func (x Blob) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "blob.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "blob.get_all_records"))
 }
 
 // GetUUID: calls blob.get_uuid.
 func (x Blob) GetUUID(ctx context.Context, self xenapi.BlobRef) (string, error) {
-	v, err := x.c.Call(ctx, "blob.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "blob.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls blob.get_name_label.
 func (x Blob) GetNameLabel(ctx context.Context, self xenapi.BlobRef) (string, error) {
-	v, err := x.c.Call(ctx, "blob.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "blob.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls blob.set_name_label.
 func (x Blob) SetNameLabel(ctx context.Context, self xenapi.BlobRef, value string) error {
-	_, err := x.c.Call(ctx, "blob.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "blob.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls blob.get_name_description.
 func (x Blob) GetNameDescription(ctx context.Context, self xenapi.BlobRef) (string, error) {
-	v, err := x.c.Call(ctx, "blob.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "blob.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls blob.set_name_description.
 func (x Blob) SetNameDescription(ctx context.Context, self xenapi.BlobRef, value string) error {
-	_, err := x.c.Call(ctx, "blob.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "blob.set_name_description", string(self), value))
 }
 
 // GetSize: calls blob.get_size.
 func (x Blob) GetSize(ctx context.Context, self xenapi.BlobRef) (int64, error) {
-	v, err := x.c.Call(ctx, "blob.get_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "blob.get_size", string(self)))
 }
 
 // GetPublic: calls blob.get_public.
 func (x Blob) GetPublic(ctx context.Context, self xenapi.BlobRef) (bool, error) {
-	v, err := x.c.Call(ctx, "blob.get_public", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "blob.get_public", string(self)))
 }
 
 // SetPublic: calls blob.set_public.
 func (x Blob) SetPublic(ctx context.Context, self xenapi.BlobRef, value bool) error {
-	_, err := x.c.Call(ctx, "blob.set_public", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "blob.set_public", string(self), value))
 }
 
 // GetLastUpdated: calls blob.get_last_updated.
 func (x Blob) GetLastUpdated(ctx context.Context, self xenapi.BlobRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "blob.get_last_updated", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "blob.get_last_updated", string(self)))
 }
 
 // GetMimeType: calls blob.get_mime_type.
 func (x Blob) GetMimeType(ctx context.Context, self xenapi.BlobRef) (string, error) {
-	v, err := x.c.Call(ctx, "blob.get_mime_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "blob.get_mime_type", string(self)))
 }

@@ -10,180 +10,110 @@ type Bond struct{ c *Client }
 
 // Create: joins ports of one host into a bond on the network, and returns it; VLANs and IP move along.
 func (x Bond) Create(ctx context.Context, network xenapi.NetworkRef, members []xenapi.PIFRef, mac string, mode xenapi.BondMode, properties map[string]string) (xenapi.BondRef, error) {
-	v, err := x.c.Call(ctx, "Bond.create", string(network), xenapi.Texts(members), mac, string(mode), properties)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BondRef(v.(string)), nil
+	return text[xenapi.BondRef](x.c.Call(ctx, "Bond.create", string(network), xenapi.Texts(members), mac, string(mode), properties))
 }
 
 // Destroy: parts the members; the primary one gets back the IP, VLANs and management.
 func (x Bond) Destroy(ctx context.Context, self xenapi.BondRef) error {
-	_, err := x.c.Call(ctx, "Bond.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "Bond.destroy", string(self)))
 }
 
 // SetMode: changes how traffic is spread; takes effect at once.
 func (x Bond) SetMode(ctx context.Context, self xenapi.BondRef, value xenapi.BondMode) error {
-	_, err := x.c.Call(ctx, "Bond.set_mode", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "Bond.set_mode", string(self), string(value)))
 }
 
 // SetProperty: changes a setting of the mode.
 func (x Bond) SetProperty(ctx context.Context, self xenapi.BondRef, name string, value string) error {
-	_, err := x.c.Call(ctx, "Bond.set_property", string(self), name, value)
-	return err
+	return none(x.c.Call(ctx, "Bond.set_property", string(self), name, value))
 }
 
 // GetRecord: calls Bond.get_record.
 func (x Bond) GetRecord(ctx context.Context, self xenapi.BondRef) (*xenapi.Bond, error) {
-	v, err := x.c.Call(ctx, "Bond.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Bond), nil
+	return value[*xenapi.Bond](x.c.Call(ctx, "Bond.get_record", string(self)))
 }
 
 // GetByUUID: calls Bond.get_by_uuid.
 func (x Bond) GetByUUID(ctx context.Context, uuid string) (xenapi.BondRef, error) {
-	v, err := x.c.Call(ctx, "Bond.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BondRef(v.(string)), nil
+	return text[xenapi.BondRef](x.c.Call(ctx, "Bond.get_by_uuid", uuid))
 }
 
 // GetAll: calls Bond.get_all.
 func (x Bond) GetAll(ctx context.Context) ([]xenapi.BondRef, error) {
-	v, err := x.c.Call(ctx, "Bond.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.BondRef](v.([]string)), nil
+	return set[xenapi.BondRef](x.c.Call(ctx, "Bond.get_all"))
 }
 
 // GetAllWhere: calls Bond.get_all_where.
 func (x Bond) GetAllWhere(ctx context.Context, expr string) ([]xenapi.BondRef, error) {
-	v, err := x.c.Call(ctx, "Bond.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.BondRef](v.([]string)), nil
+	return set[xenapi.BondRef](x.c.Call(ctx, "Bond.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Bond.get_all_records_where.
 func (x Bond) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Bond.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Bond.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Bond.get_all_records.
 func (x Bond) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Bond.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Bond.get_all_records"))
 }
 
 // GetUUID: calls Bond.get_uuid.
 func (x Bond) GetUUID(ctx context.Context, self xenapi.BondRef) (string, error) {
-	v, err := x.c.Call(ctx, "Bond.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Bond.get_uuid", string(self)))
 }
 
 // GetMaster: calls Bond.get_master.
 func (x Bond) GetMaster(ctx context.Context, self xenapi.BondRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "Bond.get_master", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "Bond.get_master", string(self)))
 }
 
 // GetSlaves: calls Bond.get_slaves.
 func (x Bond) GetSlaves(ctx context.Context, self xenapi.BondRef) ([]xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "Bond.get_slaves", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PIFRef](v.([]string)), nil
+	return set[xenapi.PIFRef](x.c.Call(ctx, "Bond.get_slaves", string(self)))
 }
 
 // GetOtherConfig: calls Bond.get_other_config.
 func (x Bond) GetOtherConfig(ctx context.Context, self xenapi.BondRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Bond.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Bond.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls Bond.set_other_config.
 func (x Bond) SetOtherConfig(ctx context.Context, self xenapi.BondRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "Bond.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Bond.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls Bond.add_to_other_config.
 func (x Bond) AddToOtherConfig(ctx context.Context, self xenapi.BondRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "Bond.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "Bond.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls Bond.remove_from_other_config.
 func (x Bond) RemoveFromOtherConfig(ctx context.Context, self xenapi.BondRef, key string) error {
-	_, err := x.c.Call(ctx, "Bond.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "Bond.remove_from_other_config", string(self), key))
 }
 
 // GetPrimarySlave: calls Bond.get_primary_slave.
 func (x Bond) GetPrimarySlave(ctx context.Context, self xenapi.BondRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "Bond.get_primary_slave", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "Bond.get_primary_slave", string(self)))
 }
 
 // GetMode: calls Bond.get_mode.
 func (x Bond) GetMode(ctx context.Context, self xenapi.BondRef) (xenapi.BondMode, error) {
-	v, err := x.c.Call(ctx, "Bond.get_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BondMode(v.(string)), nil
+	return text[xenapi.BondMode](x.c.Call(ctx, "Bond.get_mode", string(self)))
 }
 
 // GetProperties: calls Bond.get_properties.
 func (x Bond) GetProperties(ctx context.Context, self xenapi.BondRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Bond.get_properties", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Bond.get_properties", string(self)))
 }
 
 // GetLinksUp: calls Bond.get_links_up.
 func (x Bond) GetLinksUp(ctx context.Context, self xenapi.BondRef) (int64, error) {
-	v, err := x.c.Call(ctx, "Bond.get_links_up", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "Bond.get_links_up", string(self)))
 }
 
 // GetAutoUpdateMAC: calls Bond.get_auto_update_mac.
 func (x Bond) GetAutoUpdateMAC(ctx context.Context, self xenapi.BondRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Bond.get_auto_update_mac", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Bond.get_auto_update_mac", string(self)))
 }

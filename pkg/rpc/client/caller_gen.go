@@ -11,228 +11,135 @@ type Caller struct{ c *Client }
 
 // AddGroup: counts its calls in one more group.
 func (x Caller) AddGroup(ctx context.Context, self xenapi.CallerRef, group string) error {
-	_, err := x.c.Call(ctx, "Caller.add_group", string(self), group)
-	return err
+	return none(x.c.Call(ctx, "Caller.add_group", string(self), group))
 }
 
 // RemoveGroup: no longer counts its calls in the group.
 func (x Caller) RemoveGroup(ctx context.Context, self xenapi.CallerRef, group string) error {
-	_, err := x.c.Call(ctx, "Caller.remove_group", string(self), group)
-	return err
+	return none(x.c.Call(ctx, "Caller.remove_group", string(self), group))
 }
 
 // QueryTokenUsage: returns the tokens that its calls used lately.
 func (x Caller) QueryTokenUsage(ctx context.Context, self xenapi.CallerRef) (float64, error) {
-	v, err := x.c.Call(ctx, "Caller.query_token_usage", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "Caller.query_token_usage", string(self)))
 }
 
 // QueryCallCount: returns the number of calls that it made lately.
 func (x Caller) QueryCallCount(ctx context.Context, self xenapi.CallerRef) (int64, error) {
-	v, err := x.c.Call(ctx, "Caller.query_call_count", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "Caller.query_call_count", string(self)))
 }
 
 // QueryGroupTokenUsage: returns the tokens that calls of a group used lately.
 func (x Caller) QueryGroupTokenUsage(ctx context.Context, group string) (float64, error) {
-	v, err := x.c.Call(ctx, "Caller.query_group_token_usage", group)
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "Caller.query_group_token_usage", group))
 }
 
 // QueryGroupCallCount: returns the number of calls that a group made lately.
 func (x Caller) QueryGroupCallCount(ctx context.Context, group string) (int64, error) {
-	v, err := x.c.Call(ctx, "Caller.query_group_call_count", group)
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "Caller.query_group_call_count", group))
 }
 
 // QueryAllUsage: returns the usage of all callers, a row each.
 func (x Caller) QueryAllUsage(ctx context.Context) ([][]string, error) {
-	v, err := x.c.Call(ctx, "Caller.query_all_usage")
-	if err != nil {
-		return nil, err
-	}
-	return v.([][]string), nil
+	return value[[][]string](x.c.Call(ctx, "Caller.query_all_usage"))
 }
 
 // GetRecord: calls Caller.get_record.
 func (x Caller) GetRecord(ctx context.Context, self xenapi.CallerRef) (*xenapi.Caller, error) {
-	v, err := x.c.Call(ctx, "Caller.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Caller), nil
+	return value[*xenapi.Caller](x.c.Call(ctx, "Caller.get_record", string(self)))
 }
 
 // GetByUUID: calls Caller.get_by_uuid.
 func (x Caller) GetByUUID(ctx context.Context, uuid string) (xenapi.CallerRef, error) {
-	v, err := x.c.Call(ctx, "Caller.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.CallerRef(v.(string)), nil
+	return text[xenapi.CallerRef](x.c.Call(ctx, "Caller.get_by_uuid", uuid))
 }
 
 // Create: calls Caller.create.
 func (x Caller) Create(ctx context.Context, args *xenapi.Caller) (xenapi.CallerRef, error) {
-	v, err := x.c.Call(ctx, "Caller.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.CallerRef(v.(string)), nil
+	return text[xenapi.CallerRef](x.c.Call(ctx, "Caller.create", args))
 }
 
 // Destroy: calls Caller.destroy.
 func (x Caller) Destroy(ctx context.Context, self xenapi.CallerRef) error {
-	_, err := x.c.Call(ctx, "Caller.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "Caller.destroy", string(self)))
 }
 
 // GetByNameLabel: calls Caller.get_by_name_label.
 func (x Caller) GetByNameLabel(ctx context.Context, label string) ([]xenapi.CallerRef, error) {
-	v, err := x.c.Call(ctx, "Caller.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CallerRef](v.([]string)), nil
+	return set[xenapi.CallerRef](x.c.Call(ctx, "Caller.get_by_name_label", label))
 }
 
 // GetAll: calls Caller.get_all.
 func (x Caller) GetAll(ctx context.Context) ([]xenapi.CallerRef, error) {
-	v, err := x.c.Call(ctx, "Caller.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CallerRef](v.([]string)), nil
+	return set[xenapi.CallerRef](x.c.Call(ctx, "Caller.get_all"))
 }
 
 // GetAllWhere: calls Caller.get_all_where.
 func (x Caller) GetAllWhere(ctx context.Context, expr string) ([]xenapi.CallerRef, error) {
-	v, err := x.c.Call(ctx, "Caller.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CallerRef](v.([]string)), nil
+	return set[xenapi.CallerRef](x.c.Call(ctx, "Caller.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Caller.get_all_records_where.
 func (x Caller) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Caller.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Caller.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Caller.get_all_records.
 func (x Caller) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Caller.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Caller.get_all_records"))
 }
 
 // GetUUID: calls Caller.get_uuid.
 func (x Caller) GetUUID(ctx context.Context, self xenapi.CallerRef) (string, error) {
-	v, err := x.c.Call(ctx, "Caller.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Caller.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls Caller.get_name_label.
 func (x Caller) GetNameLabel(ctx context.Context, self xenapi.CallerRef) (string, error) {
-	v, err := x.c.Call(ctx, "Caller.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Caller.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls Caller.set_name_label.
 func (x Caller) SetNameLabel(ctx context.Context, self xenapi.CallerRef, value string) error {
-	_, err := x.c.Call(ctx, "Caller.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Caller.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls Caller.get_name_description.
 func (x Caller) GetNameDescription(ctx context.Context, self xenapi.CallerRef) (string, error) {
-	v, err := x.c.Call(ctx, "Caller.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Caller.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls Caller.set_name_description.
 func (x Caller) SetNameDescription(ctx context.Context, self xenapi.CallerRef, value string) error {
-	_, err := x.c.Call(ctx, "Caller.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Caller.set_name_description", string(self), value))
 }
 
 // GetUserAgent: calls Caller.get_user_agent.
 func (x Caller) GetUserAgent(ctx context.Context, self xenapi.CallerRef) (string, error) {
-	v, err := x.c.Call(ctx, "Caller.get_user_agent", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Caller.get_user_agent", string(self)))
 }
 
 // GetClientIP: calls Caller.get_client_ip.
 func (x Caller) GetClientIP(ctx context.Context, self xenapi.CallerRef) (string, error) {
-	v, err := x.c.Call(ctx, "Caller.get_client_ip", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Caller.get_client_ip", string(self)))
 }
 
 // GetLastAccess: calls Caller.get_last_access.
 func (x Caller) GetLastAccess(ctx context.Context, self xenapi.CallerRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "Caller.get_last_access", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "Caller.get_last_access", string(self)))
 }
 
 // GetGroups: calls Caller.get_groups.
 func (x Caller) GetGroups(ctx context.Context, self xenapi.CallerRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "Caller.get_groups", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "Caller.get_groups", string(self)))
 }
 
 // GetRateLimit: calls Caller.get_rate_limit.
 func (x Caller) GetRateLimit(ctx context.Context, self xenapi.CallerRef) (xenapi.RateLimitRef, error) {
-	v, err := x.c.Call(ctx, "Caller.get_rate_limit", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.RateLimitRef(v.(string)), nil
+	return text[xenapi.RateLimitRef](x.c.Call(ctx, "Caller.get_rate_limit", string(self)))
 }
 
 // GetAutoRegistered: calls Caller.get_auto_registered.
 func (x Caller) GetAutoRegistered(ctx context.Context, self xenapi.CallerRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Caller.get_auto_registered", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Caller.get_auto_registered", string(self)))
 }

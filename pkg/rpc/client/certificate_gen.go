@@ -11,144 +11,80 @@ type Certificate struct{ c *Client }
 
 // GetRecord: calls Certificate.get_record.
 func (x Certificate) GetRecord(ctx context.Context, self xenapi.CertificateRef) (*xenapi.Certificate, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Certificate), nil
+	return value[*xenapi.Certificate](x.c.Call(ctx, "Certificate.get_record", string(self)))
 }
 
 // GetByUUID: calls Certificate.get_by_uuid.
 func (x Certificate) GetByUUID(ctx context.Context, uuid string) (xenapi.CertificateRef, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.CertificateRef(v.(string)), nil
+	return text[xenapi.CertificateRef](x.c.Call(ctx, "Certificate.get_by_uuid", uuid))
 }
 
 // GetAll: calls Certificate.get_all.
 func (x Certificate) GetAll(ctx context.Context) ([]xenapi.CertificateRef, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CertificateRef](v.([]string)), nil
+	return set[xenapi.CertificateRef](x.c.Call(ctx, "Certificate.get_all"))
 }
 
 // GetAllWhere: calls Certificate.get_all_where.
 func (x Certificate) GetAllWhere(ctx context.Context, expr string) ([]xenapi.CertificateRef, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CertificateRef](v.([]string)), nil
+	return set[xenapi.CertificateRef](x.c.Call(ctx, "Certificate.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Certificate.get_all_records_where.
 func (x Certificate) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Certificate.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Certificate.get_all_records.
 func (x Certificate) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Certificate.get_all_records"))
 }
 
 // GetUUID: calls Certificate.get_uuid.
 func (x Certificate) GetUUID(ctx context.Context, self xenapi.CertificateRef) (string, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Certificate.get_uuid", string(self)))
 }
 
 // GetName: calls Certificate.get_name.
 func (x Certificate) GetName(ctx context.Context, self xenapi.CertificateRef) (string, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Certificate.get_name", string(self)))
 }
 
 // GetType: calls Certificate.get_type.
 func (x Certificate) GetType(ctx context.Context, self xenapi.CertificateRef) (xenapi.CertificateType, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.CertificateType(v.(string)), nil
+	return text[xenapi.CertificateType](x.c.Call(ctx, "Certificate.get_type", string(self)))
 }
 
 // GetHost: calls Certificate.get_host.
 func (x Certificate) GetHost(ctx context.Context, self xenapi.CertificateRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "Certificate.get_host", string(self)))
 }
 
 // GetNotBefore: calls Certificate.get_not_before.
 func (x Certificate) GetNotBefore(ctx context.Context, self xenapi.CertificateRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_not_before", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "Certificate.get_not_before", string(self)))
 }
 
 // GetNotAfter: calls Certificate.get_not_after.
 func (x Certificate) GetNotAfter(ctx context.Context, self xenapi.CertificateRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_not_after", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "Certificate.get_not_after", string(self)))
 }
 
 // GetFingerprint: calls Certificate.get_fingerprint.
 func (x Certificate) GetFingerprint(ctx context.Context, self xenapi.CertificateRef) (string, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_fingerprint", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Certificate.get_fingerprint", string(self)))
 }
 
 // GetFingerprintSha256: calls Certificate.get_fingerprint_sha256.
 func (x Certificate) GetFingerprintSha256(ctx context.Context, self xenapi.CertificateRef) (string, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_fingerprint_sha256", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Certificate.get_fingerprint_sha256", string(self)))
 }
 
 // GetFingerprintSha1: calls Certificate.get_fingerprint_sha1.
 func (x Certificate) GetFingerprintSha1(ctx context.Context, self xenapi.CertificateRef) (string, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_fingerprint_sha1", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Certificate.get_fingerprint_sha1", string(self)))
 }
 
 // GetPurpose: calls Certificate.get_purpose.
 func (x Certificate) GetPurpose(ctx context.Context, self xenapi.CertificateRef) ([]xenapi.CertificatePurpose, error) {
-	v, err := x.c.Call(ctx, "Certificate.get_purpose", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CertificatePurpose](v.([]string)), nil
+	return set[xenapi.CertificatePurpose](x.c.Call(ctx, "Certificate.get_purpose", string(self)))
 }

@@ -10,282 +10,170 @@ type Cluster struct{ c *Client }
 
 // Create: makes a cluster with this one host, on the given interface, and returns it.
 func (x Cluster) Create(ctx context.Context, pif xenapi.PIFRef, clusterStack string, poolAutoJoin bool, tokenTimeout float64, tokenTimeoutCoefficient float64) (xenapi.ClusterRef, error) {
-	v, err := x.c.Call(ctx, "Cluster.create", string(pif), clusterStack, poolAutoJoin, tokenTimeout, tokenTimeoutCoefficient)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ClusterRef(v.(string)), nil
+	return text[xenapi.ClusterRef](x.c.Call(ctx, "Cluster.create", string(pif), clusterStack, poolAutoJoin, tokenTimeout, tokenTimeoutCoefficient))
 }
 
 // Destroy: removes a cluster with no other member than one.
 func (x Cluster) Destroy(ctx context.Context, self xenapi.ClusterRef) error {
-	_, err := x.c.Call(ctx, "Cluster.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster.destroy", string(self)))
 }
 
 // GetNetwork: returns the network that its members talk over.
 func (x Cluster) GetNetwork(ctx context.Context, self xenapi.ClusterRef) (xenapi.NetworkRef, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_network", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.NetworkRef(v.(string)), nil
+	return text[xenapi.NetworkRef](x.c.Call(ctx, "Cluster.get_network", string(self)))
 }
 
 // PoolCreate: makes a cluster of all hosts on the network, and returns it.
 func (x Cluster) PoolCreate(ctx context.Context, network xenapi.NetworkRef, clusterStack string, tokenTimeout float64, tokenTimeoutCoefficient float64) (xenapi.ClusterRef, error) {
-	v, err := x.c.Call(ctx, "Cluster.pool_create", string(network), clusterStack, tokenTimeout, tokenTimeoutCoefficient)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ClusterRef(v.(string)), nil
+	return text[xenapi.ClusterRef](x.c.Call(ctx, "Cluster.pool_create", string(network), clusterStack, tokenTimeout, tokenTimeoutCoefficient))
 }
 
 // PoolForceDestroy: removes the cluster even if some hosts can't be reached.
 func (x Cluster) PoolForceDestroy(ctx context.Context, self xenapi.ClusterRef) error {
-	_, err := x.c.Call(ctx, "Cluster.pool_force_destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster.pool_force_destroy", string(self)))
 }
 
 // PoolDestroy: removes the cluster from all hosts.
 func (x Cluster) PoolDestroy(ctx context.Context, self xenapi.ClusterRef) error {
-	_, err := x.c.Call(ctx, "Cluster.pool_destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster.pool_destroy", string(self)))
 }
 
 // PoolResync: makes every host a working member that should be one.
 func (x Cluster) PoolResync(ctx context.Context, self xenapi.ClusterRef) error {
-	_, err := x.c.Call(ctx, "Cluster.pool_resync", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster.pool_resync", string(self)))
 }
 
 // CstackSync: brings the database in line with what the cluster software says.
 func (x Cluster) CstackSync(ctx context.Context, self xenapi.ClusterRef) error {
-	_, err := x.c.Call(ctx, "Cluster.cstack_sync", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster.cstack_sync", string(self)))
 }
 
 // GetRecord: calls Cluster.get_record.
 func (x Cluster) GetRecord(ctx context.Context, self xenapi.ClusterRef) (*xenapi.Cluster, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Cluster), nil
+	return value[*xenapi.Cluster](x.c.Call(ctx, "Cluster.get_record", string(self)))
 }
 
 // GetByUUID: calls Cluster.get_by_uuid.
 func (x Cluster) GetByUUID(ctx context.Context, uuid string) (xenapi.ClusterRef, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ClusterRef(v.(string)), nil
+	return text[xenapi.ClusterRef](x.c.Call(ctx, "Cluster.get_by_uuid", uuid))
 }
 
 // GetAll: calls Cluster.get_all.
 func (x Cluster) GetAll(ctx context.Context) ([]xenapi.ClusterRef, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ClusterRef](v.([]string)), nil
+	return set[xenapi.ClusterRef](x.c.Call(ctx, "Cluster.get_all"))
 }
 
 // GetAllWhere: calls Cluster.get_all_where.
 func (x Cluster) GetAllWhere(ctx context.Context, expr string) ([]xenapi.ClusterRef, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ClusterRef](v.([]string)), nil
+	return set[xenapi.ClusterRef](x.c.Call(ctx, "Cluster.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Cluster.get_all_records_where.
 func (x Cluster) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Cluster.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Cluster.get_all_records.
 func (x Cluster) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Cluster.get_all_records"))
 }
 
 // GetUUID: calls Cluster.get_uuid.
 func (x Cluster) GetUUID(ctx context.Context, self xenapi.ClusterRef) (string, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Cluster.get_uuid", string(self)))
 }
 
 // GetClusterHosts: calls Cluster.get_cluster_hosts.
 func (x Cluster) GetClusterHosts(ctx context.Context, self xenapi.ClusterRef) ([]xenapi.ClusterHostRef, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_cluster_hosts", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ClusterHostRef](v.([]string)), nil
+	return set[xenapi.ClusterHostRef](x.c.Call(ctx, "Cluster.get_cluster_hosts", string(self)))
 }
 
 // GetPendingForget: calls Cluster.get_pending_forget.
 func (x Cluster) GetPendingForget(ctx context.Context, self xenapi.ClusterRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_pending_forget", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "Cluster.get_pending_forget", string(self)))
 }
 
 // GetClusterToken: calls Cluster.get_cluster_token.
 func (x Cluster) GetClusterToken(ctx context.Context, self xenapi.ClusterRef) (string, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_cluster_token", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Cluster.get_cluster_token", string(self)))
 }
 
 // GetClusterStack: calls Cluster.get_cluster_stack.
 func (x Cluster) GetClusterStack(ctx context.Context, self xenapi.ClusterRef) (string, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_cluster_stack", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Cluster.get_cluster_stack", string(self)))
 }
 
 // GetClusterStackVersion: calls Cluster.get_cluster_stack_version.
 func (x Cluster) GetClusterStackVersion(ctx context.Context, self xenapi.ClusterRef) (int64, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_cluster_stack_version", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "Cluster.get_cluster_stack_version", string(self)))
 }
 
 // GetIsQuorate: calls Cluster.get_is_quorate.
 func (x Cluster) GetIsQuorate(ctx context.Context, self xenapi.ClusterRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_is_quorate", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Cluster.get_is_quorate", string(self)))
 }
 
 // GetQuorum: calls Cluster.get_quorum.
 func (x Cluster) GetQuorum(ctx context.Context, self xenapi.ClusterRef) (int64, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_quorum", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "Cluster.get_quorum", string(self)))
 }
 
 // GetLiveHosts: calls Cluster.get_live_hosts.
 func (x Cluster) GetLiveHosts(ctx context.Context, self xenapi.ClusterRef) (int64, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_live_hosts", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "Cluster.get_live_hosts", string(self)))
 }
 
 // GetExpectedHosts: calls Cluster.get_expected_hosts.
 func (x Cluster) GetExpectedHosts(ctx context.Context, self xenapi.ClusterRef) (int64, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_expected_hosts", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "Cluster.get_expected_hosts", string(self)))
 }
 
 // GetAllowedOperations: calls Cluster.get_allowed_operations.
 func (x Cluster) GetAllowedOperations(ctx context.Context, self xenapi.ClusterRef) ([]xenapi.ClusterOperation, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ClusterOperation](v.([]string)), nil
+	return set[xenapi.ClusterOperation](x.c.Call(ctx, "Cluster.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls Cluster.get_current_operations.
 func (x Cluster) GetCurrentOperations(ctx context.Context, self xenapi.ClusterRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Cluster.get_current_operations", string(self)))
 }
 
 // GetPoolAutoJoin: calls Cluster.get_pool_auto_join.
 func (x Cluster) GetPoolAutoJoin(ctx context.Context, self xenapi.ClusterRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_pool_auto_join", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Cluster.get_pool_auto_join", string(self)))
 }
 
 // GetTokenTimeout: calls Cluster.get_token_timeout.
 func (x Cluster) GetTokenTimeout(ctx context.Context, self xenapi.ClusterRef) (float64, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_token_timeout", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "Cluster.get_token_timeout", string(self)))
 }
 
 // GetTokenTimeoutCoefficient: calls Cluster.get_token_timeout_coefficient.
 func (x Cluster) GetTokenTimeoutCoefficient(ctx context.Context, self xenapi.ClusterRef) (float64, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_token_timeout_coefficient", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "Cluster.get_token_timeout_coefficient", string(self)))
 }
 
 // GetClusterConfig: calls Cluster.get_cluster_config.
 func (x Cluster) GetClusterConfig(ctx context.Context, self xenapi.ClusterRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_cluster_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Cluster.get_cluster_config", string(self)))
 }
 
 // GetOtherConfig: calls Cluster.get_other_config.
 func (x Cluster) GetOtherConfig(ctx context.Context, self xenapi.ClusterRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Cluster.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Cluster.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls Cluster.set_other_config.
 func (x Cluster) SetOtherConfig(ctx context.Context, self xenapi.ClusterRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "Cluster.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Cluster.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls Cluster.add_to_other_config.
 func (x Cluster) AddToOtherConfig(ctx context.Context, self xenapi.ClusterRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "Cluster.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "Cluster.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls Cluster.remove_from_other_config.
 func (x Cluster) RemoveFromOtherConfig(ctx context.Context, self xenapi.ClusterRef, key string) error {
-	_, err := x.c.Call(ctx, "Cluster.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "Cluster.remove_from_other_config", string(self), key))
 }

@@ -11,192 +11,115 @@ type ClusterHost struct{ c *Client }
 
 // Create: makes a host a member, and returns the membership.
 func (x ClusterHost) Create(ctx context.Context, cluster xenapi.ClusterRef, host xenapi.HostRef, pif xenapi.PIFRef) (xenapi.ClusterHostRef, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.create", string(cluster), string(host), string(pif))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ClusterHostRef(v.(string)), nil
+	return text[xenapi.ClusterHostRef](x.c.Call(ctx, "Cluster_host.create", string(cluster), string(host), string(pif)))
 }
 
 // Destroy: takes a host out of the cluster.
 func (x ClusterHost) Destroy(ctx context.Context, self xenapi.ClusterHostRef) error {
-	_, err := x.c.Call(ctx, "Cluster_host.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster_host.destroy", string(self)))
 }
 
 // Enable: starts the cluster software on the host.
 func (x ClusterHost) Enable(ctx context.Context, self xenapi.ClusterHostRef) error {
-	_, err := x.c.Call(ctx, "Cluster_host.enable", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster_host.enable", string(self)))
 }
 
 // ForceDestroy: takes a host out of the cluster without its help.
 func (x ClusterHost) ForceDestroy(ctx context.Context, self xenapi.ClusterHostRef) error {
-	_, err := x.c.Call(ctx, "Cluster_host.force_destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster_host.force_destroy", string(self)))
 }
 
 // Forget: removes the membership of a host that is gone for good.
 func (x ClusterHost) Forget(ctx context.Context, self xenapi.ClusterHostRef) error {
-	_, err := x.c.Call(ctx, "Cluster_host.forget", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster_host.forget", string(self)))
 }
 
 // Disable: stops the cluster software on the host.
 func (x ClusterHost) Disable(ctx context.Context, self xenapi.ClusterHostRef) error {
-	_, err := x.c.Call(ctx, "Cluster_host.disable", string(self))
-	return err
+	return none(x.c.Call(ctx, "Cluster_host.disable", string(self)))
 }
 
 // GetRecord: calls Cluster_host.get_record.
 func (x ClusterHost) GetRecord(ctx context.Context, self xenapi.ClusterHostRef) (*xenapi.ClusterHost, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.ClusterHost), nil
+	return value[*xenapi.ClusterHost](x.c.Call(ctx, "Cluster_host.get_record", string(self)))
 }
 
 // GetByUUID: calls Cluster_host.get_by_uuid.
 func (x ClusterHost) GetByUUID(ctx context.Context, uuid string) (xenapi.ClusterHostRef, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ClusterHostRef(v.(string)), nil
+	return text[xenapi.ClusterHostRef](x.c.Call(ctx, "Cluster_host.get_by_uuid", uuid))
 }
 
 // GetAll: calls Cluster_host.get_all.
 func (x ClusterHost) GetAll(ctx context.Context) ([]xenapi.ClusterHostRef, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ClusterHostRef](v.([]string)), nil
+	return set[xenapi.ClusterHostRef](x.c.Call(ctx, "Cluster_host.get_all"))
 }
 
 // GetAllWhere: calls Cluster_host.get_all_where.
 func (x ClusterHost) GetAllWhere(ctx context.Context, expr string) ([]xenapi.ClusterHostRef, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ClusterHostRef](v.([]string)), nil
+	return set[xenapi.ClusterHostRef](x.c.Call(ctx, "Cluster_host.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Cluster_host.get_all_records_where.
 func (x ClusterHost) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Cluster_host.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Cluster_host.get_all_records.
 func (x ClusterHost) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Cluster_host.get_all_records"))
 }
 
 // GetUUID: calls Cluster_host.get_uuid.
 func (x ClusterHost) GetUUID(ctx context.Context, self xenapi.ClusterHostRef) (string, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Cluster_host.get_uuid", string(self)))
 }
 
 // GetCluster: calls Cluster_host.get_cluster.
 func (x ClusterHost) GetCluster(ctx context.Context, self xenapi.ClusterHostRef) (xenapi.ClusterRef, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_cluster", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ClusterRef(v.(string)), nil
+	return text[xenapi.ClusterRef](x.c.Call(ctx, "Cluster_host.get_cluster", string(self)))
 }
 
 // GetHost: calls Cluster_host.get_host.
 func (x ClusterHost) GetHost(ctx context.Context, self xenapi.ClusterHostRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "Cluster_host.get_host", string(self)))
 }
 
 // GetEnabled: calls Cluster_host.get_enabled.
 func (x ClusterHost) GetEnabled(ctx context.Context, self xenapi.ClusterHostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Cluster_host.get_enabled", string(self)))
 }
 
 // GetPIF: calls Cluster_host.get_PIF.
 func (x ClusterHost) GetPIF(ctx context.Context, self xenapi.ClusterHostRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_PIF", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "Cluster_host.get_PIF", string(self)))
 }
 
 // GetJoined: calls Cluster_host.get_joined.
 func (x ClusterHost) GetJoined(ctx context.Context, self xenapi.ClusterHostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_joined", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Cluster_host.get_joined", string(self)))
 }
 
 // GetLive: calls Cluster_host.get_live.
 func (x ClusterHost) GetLive(ctx context.Context, self xenapi.ClusterHostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_live", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Cluster_host.get_live", string(self)))
 }
 
 // GetLastUpdateLive: calls Cluster_host.get_last_update_live.
 func (x ClusterHost) GetLastUpdateLive(ctx context.Context, self xenapi.ClusterHostRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_last_update_live", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "Cluster_host.get_last_update_live", string(self)))
 }
 
 // GetAllowedOperations: calls Cluster_host.get_allowed_operations.
 func (x ClusterHost) GetAllowedOperations(ctx context.Context, self xenapi.ClusterHostRef) ([]xenapi.ClusterHostOperation, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ClusterHostOperation](v.([]string)), nil
+	return set[xenapi.ClusterHostOperation](x.c.Call(ctx, "Cluster_host.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls Cluster_host.get_current_operations.
 func (x ClusterHost) GetCurrentOperations(ctx context.Context, self xenapi.ClusterHostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Cluster_host.get_current_operations", string(self)))
 }
 
 // GetOtherConfig: calls Cluster_host.get_other_config.
 func (x ClusterHost) GetOtherConfig(ctx context.Context, self xenapi.ClusterHostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Cluster_host.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Cluster_host.get_other_config", string(self)))
 }

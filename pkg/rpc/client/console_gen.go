@@ -10,132 +10,80 @@ type Console struct{ c *Client }
 
 // GetRecord: calls console.get_record.
 func (x Console) GetRecord(ctx context.Context, self xenapi.ConsoleRef) (*xenapi.Console, error) {
-	v, err := x.c.Call(ctx, "console.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Console), nil
+	return value[*xenapi.Console](x.c.Call(ctx, "console.get_record", string(self)))
 }
 
 // GetByUUID: calls console.get_by_uuid.
 func (x Console) GetByUUID(ctx context.Context, uuid string) (xenapi.ConsoleRef, error) {
-	v, err := x.c.Call(ctx, "console.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ConsoleRef(v.(string)), nil
+	return text[xenapi.ConsoleRef](x.c.Call(ctx, "console.get_by_uuid", uuid))
 }
 
 // Create: calls console.create.
 func (x Console) Create(ctx context.Context, args *xenapi.Console) (xenapi.ConsoleRef, error) {
-	v, err := x.c.Call(ctx, "console.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ConsoleRef(v.(string)), nil
+	return text[xenapi.ConsoleRef](x.c.Call(ctx, "console.create", args))
 }
 
 // Destroy: calls console.destroy.
 func (x Console) Destroy(ctx context.Context, self xenapi.ConsoleRef) error {
-	_, err := x.c.Call(ctx, "console.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "console.destroy", string(self)))
 }
 
 // GetAll: calls console.get_all.
 func (x Console) GetAll(ctx context.Context) ([]xenapi.ConsoleRef, error) {
-	v, err := x.c.Call(ctx, "console.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ConsoleRef](v.([]string)), nil
+	return set[xenapi.ConsoleRef](x.c.Call(ctx, "console.get_all"))
 }
 
 // GetAllWhere: calls console.get_all_where.
 func (x Console) GetAllWhere(ctx context.Context, expr string) ([]xenapi.ConsoleRef, error) {
-	v, err := x.c.Call(ctx, "console.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ConsoleRef](v.([]string)), nil
+	return set[xenapi.ConsoleRef](x.c.Call(ctx, "console.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls console.get_all_records_where.
 func (x Console) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "console.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "console.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls console.get_all_records.
 func (x Console) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "console.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "console.get_all_records"))
 }
 
 // GetUUID: calls console.get_uuid.
 func (x Console) GetUUID(ctx context.Context, self xenapi.ConsoleRef) (string, error) {
-	v, err := x.c.Call(ctx, "console.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "console.get_uuid", string(self)))
 }
 
 // GetProtocol: calls console.get_protocol.
 func (x Console) GetProtocol(ctx context.Context, self xenapi.ConsoleRef) (xenapi.ConsoleProtocol, error) {
-	v, err := x.c.Call(ctx, "console.get_protocol", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ConsoleProtocol(v.(string)), nil
+	return text[xenapi.ConsoleProtocol](x.c.Call(ctx, "console.get_protocol", string(self)))
 }
 
 // GetLocation: calls console.get_location.
 func (x Console) GetLocation(ctx context.Context, self xenapi.ConsoleRef) (string, error) {
-	v, err := x.c.Call(ctx, "console.get_location", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "console.get_location", string(self)))
 }
 
 // GetVM: calls console.get_VM.
 func (x Console) GetVM(ctx context.Context, self xenapi.ConsoleRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "console.get_VM", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "console.get_VM", string(self)))
 }
 
 // GetOtherConfig: calls console.get_other_config.
 func (x Console) GetOtherConfig(ctx context.Context, self xenapi.ConsoleRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "console.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "console.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls console.set_other_config.
 func (x Console) SetOtherConfig(ctx context.Context, self xenapi.ConsoleRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "console.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "console.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls console.add_to_other_config.
 func (x Console) AddToOtherConfig(ctx context.Context, self xenapi.ConsoleRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "console.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "console.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls console.remove_from_other_config.
 func (x Console) RemoveFromOtherConfig(ctx context.Context, self xenapi.ConsoleRef, key string) error {
-	_, err := x.c.Call(ctx, "console.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "console.remove_from_other_config", string(self), key))
 }

@@ -10,114 +10,70 @@ type Crashdump struct{ c *Client }
 
 // Destroy: deletes the dump and its disk.
 func (x Crashdump) Destroy(ctx context.Context, self xenapi.CrashdumpRef) error {
-	_, err := x.c.Call(ctx, "crashdump.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "crashdump.destroy", string(self)))
 }
 
 // GetRecord: calls crashdump.get_record.
 func (x Crashdump) GetRecord(ctx context.Context, self xenapi.CrashdumpRef) (*xenapi.Crashdump, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Crashdump), nil
+	return value[*xenapi.Crashdump](x.c.Call(ctx, "crashdump.get_record", string(self)))
 }
 
 // GetByUUID: calls crashdump.get_by_uuid.
 func (x Crashdump) GetByUUID(ctx context.Context, uuid string) (xenapi.CrashdumpRef, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.CrashdumpRef(v.(string)), nil
+	return text[xenapi.CrashdumpRef](x.c.Call(ctx, "crashdump.get_by_uuid", uuid))
 }
 
 // GetAll: calls crashdump.get_all.
 func (x Crashdump) GetAll(ctx context.Context) ([]xenapi.CrashdumpRef, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CrashdumpRef](v.([]string)), nil
+	return set[xenapi.CrashdumpRef](x.c.Call(ctx, "crashdump.get_all"))
 }
 
 // GetAllWhere: calls crashdump.get_all_where.
 func (x Crashdump) GetAllWhere(ctx context.Context, expr string) ([]xenapi.CrashdumpRef, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CrashdumpRef](v.([]string)), nil
+	return set[xenapi.CrashdumpRef](x.c.Call(ctx, "crashdump.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls crashdump.get_all_records_where.
 func (x Crashdump) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "crashdump.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls crashdump.get_all_records.
 func (x Crashdump) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "crashdump.get_all_records"))
 }
 
 // GetUUID: calls crashdump.get_uuid.
 func (x Crashdump) GetUUID(ctx context.Context, self xenapi.CrashdumpRef) (string, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "crashdump.get_uuid", string(self)))
 }
 
 // GetVM: calls crashdump.get_VM.
 func (x Crashdump) GetVM(ctx context.Context, self xenapi.CrashdumpRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_VM", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "crashdump.get_VM", string(self)))
 }
 
 // GetVDI: calls crashdump.get_VDI.
 func (x Crashdump) GetVDI(ctx context.Context, self xenapi.CrashdumpRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_VDI", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "crashdump.get_VDI", string(self)))
 }
 
 // GetOtherConfig: calls crashdump.get_other_config.
 func (x Crashdump) GetOtherConfig(ctx context.Context, self xenapi.CrashdumpRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "crashdump.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "crashdump.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls crashdump.set_other_config.
 func (x Crashdump) SetOtherConfig(ctx context.Context, self xenapi.CrashdumpRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "crashdump.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "crashdump.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls crashdump.add_to_other_config.
 func (x Crashdump) AddToOtherConfig(ctx context.Context, self xenapi.CrashdumpRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "crashdump.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "crashdump.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls crashdump.remove_from_other_config.
 func (x Crashdump) RemoveFromOtherConfig(ctx context.Context, self xenapi.CrashdumpRef, key string) error {
-	_, err := x.c.Call(ctx, "crashdump.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "crashdump.remove_from_other_config", string(self), key))
 }

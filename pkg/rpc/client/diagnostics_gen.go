@@ -10,33 +10,20 @@ type Diagnostics struct{ c *Client }
 
 // GcCompact: collects garbage now and gives memory back.
 func (x Diagnostics) GcCompact(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "Diagnostics.gc_compact", string(host))
-	return err
+	return none(x.c.Call(ctx, "Diagnostics.gc_compact", string(host)))
 }
 
 // GcStats: returns figures of the memory allocator.
 func (x Diagnostics) GcStats(ctx context.Context, host xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Diagnostics.gc_stats", string(host))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Diagnostics.gc_stats", string(host)))
 }
 
 // DBStats: returns how long the database lock was held and waited for.
 func (x Diagnostics) DBStats(ctx context.Context) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Diagnostics.db_stats")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Diagnostics.db_stats"))
 }
 
 // NetworkStats: returns counts of calls by connection and method.
 func (x Diagnostics) NetworkStats(ctx context.Context, host xenapi.HostRef, params map[string]string) ([][]string, error) {
-	v, err := x.c.Call(ctx, "Diagnostics.network_stats", string(host), params)
-	if err != nil {
-		return nil, err
-	}
-	return v.([][]string), nil
+	return value[[][]string](x.c.Call(ctx, "Diagnostics.network_stats", string(host), params))
 }

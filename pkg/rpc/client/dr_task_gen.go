@@ -10,87 +10,50 @@ type DRTask struct{ c *Client }
 
 // Create: finds and attaches the SRs that a storage target holds, and returns the task.
 func (x DRTask) Create(ctx context.Context, type_ string, deviceConfig map[string]string, whitelist []string) (xenapi.DRTaskRef, error) {
-	v, err := x.c.Call(ctx, "DR_task.create", type_, deviceConfig, whitelist)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.DRTaskRef(v.(string)), nil
+	return text[xenapi.DRTaskRef](x.c.Call(ctx, "DR_task.create", type_, deviceConfig, whitelist))
 }
 
 // Destroy: forgets the SRs that it attached and that are not needed.
 func (x DRTask) Destroy(ctx context.Context, self xenapi.DRTaskRef) error {
-	_, err := x.c.Call(ctx, "DR_task.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "DR_task.destroy", string(self)))
 }
 
 // GetRecord: calls DR_task.get_record.
 func (x DRTask) GetRecord(ctx context.Context, self xenapi.DRTaskRef) (*xenapi.DRTask, error) {
-	v, err := x.c.Call(ctx, "DR_task.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.DRTask), nil
+	return value[*xenapi.DRTask](x.c.Call(ctx, "DR_task.get_record", string(self)))
 }
 
 // GetByUUID: calls DR_task.get_by_uuid.
 func (x DRTask) GetByUUID(ctx context.Context, uuid string) (xenapi.DRTaskRef, error) {
-	v, err := x.c.Call(ctx, "DR_task.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.DRTaskRef(v.(string)), nil
+	return text[xenapi.DRTaskRef](x.c.Call(ctx, "DR_task.get_by_uuid", uuid))
 }
 
 // GetAll: calls DR_task.get_all.
 func (x DRTask) GetAll(ctx context.Context) ([]xenapi.DRTaskRef, error) {
-	v, err := x.c.Call(ctx, "DR_task.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.DRTaskRef](v.([]string)), nil
+	return set[xenapi.DRTaskRef](x.c.Call(ctx, "DR_task.get_all"))
 }
 
 // GetAllWhere: calls DR_task.get_all_where.
 func (x DRTask) GetAllWhere(ctx context.Context, expr string) ([]xenapi.DRTaskRef, error) {
-	v, err := x.c.Call(ctx, "DR_task.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.DRTaskRef](v.([]string)), nil
+	return set[xenapi.DRTaskRef](x.c.Call(ctx, "DR_task.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls DR_task.get_all_records_where.
 func (x DRTask) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "DR_task.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "DR_task.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls DR_task.get_all_records.
 func (x DRTask) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "DR_task.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "DR_task.get_all_records"))
 }
 
 // GetUUID: calls DR_task.get_uuid.
 func (x DRTask) GetUUID(ctx context.Context, self xenapi.DRTaskRef) (string, error) {
-	v, err := x.c.Call(ctx, "DR_task.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "DR_task.get_uuid", string(self)))
 }
 
 // GetIntroducedSRs: calls DR_task.get_introduced_SRs.
 func (x DRTask) GetIntroducedSRs(ctx context.Context, self xenapi.DRTaskRef) ([]xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "DR_task.get_introduced_SRs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SRRef](v.([]string)), nil
+	return set[xenapi.SRRef](x.c.Call(ctx, "DR_task.get_introduced_SRs", string(self)))
 }

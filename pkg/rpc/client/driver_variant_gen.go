@@ -10,123 +10,70 @@ type DriverVariant struct{ c *Client }
 
 // Select: uses this variant after the next reboot.
 func (x DriverVariant) Select(ctx context.Context, self xenapi.DriverVariantRef) error {
-	_, err := x.c.Call(ctx, "Driver_variant.select", string(self))
-	return err
+	return none(x.c.Call(ctx, "Driver_variant.select", string(self)))
 }
 
 // GetRecord: calls Driver_variant.get_record.
 func (x DriverVariant) GetRecord(ctx context.Context, self xenapi.DriverVariantRef) (*xenapi.DriverVariant, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.DriverVariant), nil
+	return value[*xenapi.DriverVariant](x.c.Call(ctx, "Driver_variant.get_record", string(self)))
 }
 
 // GetByUUID: calls Driver_variant.get_by_uuid.
 func (x DriverVariant) GetByUUID(ctx context.Context, uuid string) (xenapi.DriverVariantRef, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.DriverVariantRef(v.(string)), nil
+	return text[xenapi.DriverVariantRef](x.c.Call(ctx, "Driver_variant.get_by_uuid", uuid))
 }
 
 // GetAll: calls Driver_variant.get_all.
 func (x DriverVariant) GetAll(ctx context.Context) ([]xenapi.DriverVariantRef, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.DriverVariantRef](v.([]string)), nil
+	return set[xenapi.DriverVariantRef](x.c.Call(ctx, "Driver_variant.get_all"))
 }
 
 // GetAllWhere: calls Driver_variant.get_all_where.
 func (x DriverVariant) GetAllWhere(ctx context.Context, expr string) ([]xenapi.DriverVariantRef, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.DriverVariantRef](v.([]string)), nil
+	return set[xenapi.DriverVariantRef](x.c.Call(ctx, "Driver_variant.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Driver_variant.get_all_records_where.
 func (x DriverVariant) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Driver_variant.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Driver_variant.get_all_records.
 func (x DriverVariant) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Driver_variant.get_all_records"))
 }
 
 // GetUUID: calls Driver_variant.get_uuid.
 func (x DriverVariant) GetUUID(ctx context.Context, self xenapi.DriverVariantRef) (string, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Driver_variant.get_uuid", string(self)))
 }
 
 // GetName: calls Driver_variant.get_name.
 func (x DriverVariant) GetName(ctx context.Context, self xenapi.DriverVariantRef) (string, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Driver_variant.get_name", string(self)))
 }
 
 // GetDriver: calls Driver_variant.get_driver.
 func (x DriverVariant) GetDriver(ctx context.Context, self xenapi.DriverVariantRef) (xenapi.HostDriverRef, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_driver", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostDriverRef(v.(string)), nil
+	return text[xenapi.HostDriverRef](x.c.Call(ctx, "Driver_variant.get_driver", string(self)))
 }
 
 // GetVersion: calls Driver_variant.get_version.
 func (x DriverVariant) GetVersion(ctx context.Context, self xenapi.DriverVariantRef) (string, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_version", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Driver_variant.get_version", string(self)))
 }
 
 // GetHardwarePresent: calls Driver_variant.get_hardware_present.
 func (x DriverVariant) GetHardwarePresent(ctx context.Context, self xenapi.DriverVariantRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_hardware_present", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Driver_variant.get_hardware_present", string(self)))
 }
 
 // GetPriority: calls Driver_variant.get_priority.
 func (x DriverVariant) GetPriority(ctx context.Context, self xenapi.DriverVariantRef) (float64, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_priority", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "Driver_variant.get_priority", string(self)))
 }
 
 // GetStatus: calls Driver_variant.get_status.
 func (x DriverVariant) GetStatus(ctx context.Context, self xenapi.DriverVariantRef) (string, error) {
-	v, err := x.c.Call(ctx, "Driver_variant.get_status", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Driver_variant.get_status", string(self)))
 }

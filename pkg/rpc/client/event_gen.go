@@ -9,30 +9,20 @@ type Event struct{ c *Client }
 
 // Register: subscribes the session to classes, or to all by *; from replaces it.
 func (x Event) Register(ctx context.Context, classes []string) error {
-	_, err := x.c.Call(ctx, "event.register", classes)
-	return err
+	return none(x.c.Call(ctx, "event.register", classes))
 }
 
 // Unregister: ends subscriptions of the session; from replaces it.
 func (x Event) Unregister(ctx context.Context, classes []string) error {
-	_, err := x.c.Call(ctx, "event.unregister", classes)
-	return err
+	return none(x.c.Call(ctx, "event.unregister", classes))
 }
 
 // GetCurrentID: returns the number of the latest event.
 func (x Event) GetCurrentID(ctx context.Context) (int64, error) {
-	v, err := x.c.Call(ctx, "event.get_current_id")
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "event.get_current_id"))
 }
 
 // Inject: makes a modification event for an object that did not change; returns a token that precedes it.
 func (x Event) Inject(ctx context.Context, class string, ref string) (string, error) {
-	v, err := x.c.Call(ctx, "event.inject", class, ref)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "event.inject", class, ref))
 }

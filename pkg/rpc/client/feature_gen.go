@@ -10,126 +10,70 @@ type Feature struct{ c *Client }
 
 // GetRecord: calls Feature.get_record.
 func (x Feature) GetRecord(ctx context.Context, self xenapi.FeatureRef) (*xenapi.Feature, error) {
-	v, err := x.c.Call(ctx, "Feature.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Feature), nil
+	return value[*xenapi.Feature](x.c.Call(ctx, "Feature.get_record", string(self)))
 }
 
 // GetByUUID: calls Feature.get_by_uuid.
 func (x Feature) GetByUUID(ctx context.Context, uuid string) (xenapi.FeatureRef, error) {
-	v, err := x.c.Call(ctx, "Feature.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.FeatureRef(v.(string)), nil
+	return text[xenapi.FeatureRef](x.c.Call(ctx, "Feature.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls Feature.get_by_name_label.
 func (x Feature) GetByNameLabel(ctx context.Context, label string) ([]xenapi.FeatureRef, error) {
-	v, err := x.c.Call(ctx, "Feature.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.FeatureRef](v.([]string)), nil
+	return set[xenapi.FeatureRef](x.c.Call(ctx, "Feature.get_by_name_label", label))
 }
 
 // GetAll: calls Feature.get_all.
 func (x Feature) GetAll(ctx context.Context) ([]xenapi.FeatureRef, error) {
-	v, err := x.c.Call(ctx, "Feature.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.FeatureRef](v.([]string)), nil
+	return set[xenapi.FeatureRef](x.c.Call(ctx, "Feature.get_all"))
 }
 
 // GetAllWhere: calls Feature.get_all_where.
 func (x Feature) GetAllWhere(ctx context.Context, expr string) ([]xenapi.FeatureRef, error) {
-	v, err := x.c.Call(ctx, "Feature.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.FeatureRef](v.([]string)), nil
+	return set[xenapi.FeatureRef](x.c.Call(ctx, "Feature.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Feature.get_all_records_where.
 func (x Feature) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Feature.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Feature.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Feature.get_all_records.
 func (x Feature) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Feature.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Feature.get_all_records"))
 }
 
 // GetUUID: calls Feature.get_uuid.
 func (x Feature) GetUUID(ctx context.Context, self xenapi.FeatureRef) (string, error) {
-	v, err := x.c.Call(ctx, "Feature.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Feature.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls Feature.get_name_label.
 func (x Feature) GetNameLabel(ctx context.Context, self xenapi.FeatureRef) (string, error) {
-	v, err := x.c.Call(ctx, "Feature.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Feature.get_name_label", string(self)))
 }
 
 // GetNameDescription: calls Feature.get_name_description.
 func (x Feature) GetNameDescription(ctx context.Context, self xenapi.FeatureRef) (string, error) {
-	v, err := x.c.Call(ctx, "Feature.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Feature.get_name_description", string(self)))
 }
 
 // GetEnabled: calls Feature.get_enabled.
 func (x Feature) GetEnabled(ctx context.Context, self xenapi.FeatureRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Feature.get_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Feature.get_enabled", string(self)))
 }
 
 // GetExperimental: calls Feature.get_experimental.
 func (x Feature) GetExperimental(ctx context.Context, self xenapi.FeatureRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Feature.get_experimental", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Feature.get_experimental", string(self)))
 }
 
 // GetVersion: calls Feature.get_version.
 func (x Feature) GetVersion(ctx context.Context, self xenapi.FeatureRef) (string, error) {
-	v, err := x.c.Call(ctx, "Feature.get_version", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Feature.get_version", string(self)))
 }
 
 // GetHost: calls Feature.get_host.
 func (x Feature) GetHost(ctx context.Context, self xenapi.FeatureRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "Feature.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "Feature.get_host", string(self)))
 }

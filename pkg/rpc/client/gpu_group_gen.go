@@ -10,225 +10,140 @@ type GPUGroup struct{ c *Client }
 
 // Create: makes an empty group, and returns it.
 func (x GPUGroup) Create(ctx context.Context, nameLabel string, nameDescription string, otherConfig map[string]string) (xenapi.GPUGroupRef, error) {
-	v, err := x.c.Call(ctx, "GPU_group.create", nameLabel, nameDescription, otherConfig)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.GPUGroupRef(v.(string)), nil
+	return text[xenapi.GPUGroupRef](x.c.Call(ctx, "GPU_group.create", nameLabel, nameDescription, otherConfig))
 }
 
 // Destroy: removes an empty group.
 func (x GPUGroup) Destroy(ctx context.Context, self xenapi.GPUGroupRef) error {
-	_, err := x.c.Call(ctx, "GPU_group.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "GPU_group.destroy", string(self)))
 }
 
 // UpdateEnabledVGPUTypes: recomputes enabled_VGPU_types from the GPUs in it.
 func (x GPUGroup) UpdateEnabledVGPUTypes(ctx context.Context, self xenapi.GPUGroupRef) error {
-	_, err := x.c.Call(ctx, "GPU_group.update_enabled_VGPU_types", string(self))
-	return err
+	return none(x.c.Call(ctx, "GPU_group.update_enabled_VGPU_types", string(self)))
 }
 
 // UpdateSupportedVGPUTypes: recomputes supported_VGPU_types from the GPUs in it.
 func (x GPUGroup) UpdateSupportedVGPUTypes(ctx context.Context, self xenapi.GPUGroupRef) error {
-	_, err := x.c.Call(ctx, "GPU_group.update_supported_VGPU_types", string(self))
-	return err
+	return none(x.c.Call(ctx, "GPU_group.update_supported_VGPU_types", string(self)))
 }
 
 // GetRemainingCapacity: returns how many more virtual GPUs of a kind fit in the group.
 func (x GPUGroup) GetRemainingCapacity(ctx context.Context, self xenapi.GPUGroupRef, vgpuType xenapi.VGPUTypeRef) (int64, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_remaining_capacity", string(self), string(vgpuType))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "GPU_group.get_remaining_capacity", string(self), string(vgpuType)))
 }
 
 // GetRecord: calls GPU_group.get_record.
 func (x GPUGroup) GetRecord(ctx context.Context, self xenapi.GPUGroupRef) (*xenapi.GPUGroup, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.GPUGroup), nil
+	return value[*xenapi.GPUGroup](x.c.Call(ctx, "GPU_group.get_record", string(self)))
 }
 
 // GetByUUID: calls GPU_group.get_by_uuid.
 func (x GPUGroup) GetByUUID(ctx context.Context, uuid string) (xenapi.GPUGroupRef, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.GPUGroupRef(v.(string)), nil
+	return text[xenapi.GPUGroupRef](x.c.Call(ctx, "GPU_group.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls GPU_group.get_by_name_label.
 func (x GPUGroup) GetByNameLabel(ctx context.Context, label string) ([]xenapi.GPUGroupRef, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.GPUGroupRef](v.([]string)), nil
+	return set[xenapi.GPUGroupRef](x.c.Call(ctx, "GPU_group.get_by_name_label", label))
 }
 
 // GetAll: calls GPU_group.get_all.
 func (x GPUGroup) GetAll(ctx context.Context) ([]xenapi.GPUGroupRef, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.GPUGroupRef](v.([]string)), nil
+	return set[xenapi.GPUGroupRef](x.c.Call(ctx, "GPU_group.get_all"))
 }
 
 // GetAllWhere: calls GPU_group.get_all_where.
 func (x GPUGroup) GetAllWhere(ctx context.Context, expr string) ([]xenapi.GPUGroupRef, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.GPUGroupRef](v.([]string)), nil
+	return set[xenapi.GPUGroupRef](x.c.Call(ctx, "GPU_group.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls GPU_group.get_all_records_where.
 func (x GPUGroup) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "GPU_group.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls GPU_group.get_all_records.
 func (x GPUGroup) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "GPU_group.get_all_records"))
 }
 
 // GetUUID: calls GPU_group.get_uuid.
 func (x GPUGroup) GetUUID(ctx context.Context, self xenapi.GPUGroupRef) (string, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "GPU_group.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls GPU_group.get_name_label.
 func (x GPUGroup) GetNameLabel(ctx context.Context, self xenapi.GPUGroupRef) (string, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "GPU_group.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls GPU_group.set_name_label.
 func (x GPUGroup) SetNameLabel(ctx context.Context, self xenapi.GPUGroupRef, value string) error {
-	_, err := x.c.Call(ctx, "GPU_group.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "GPU_group.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls GPU_group.get_name_description.
 func (x GPUGroup) GetNameDescription(ctx context.Context, self xenapi.GPUGroupRef) (string, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "GPU_group.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls GPU_group.set_name_description.
 func (x GPUGroup) SetNameDescription(ctx context.Context, self xenapi.GPUGroupRef, value string) error {
-	_, err := x.c.Call(ctx, "GPU_group.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "GPU_group.set_name_description", string(self), value))
 }
 
 // GetPGPUs: calls GPU_group.get_PGPUs.
 func (x GPUGroup) GetPGPUs(ctx context.Context, self xenapi.GPUGroupRef) ([]xenapi.PGPURef, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_PGPUs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PGPURef](v.([]string)), nil
+	return set[xenapi.PGPURef](x.c.Call(ctx, "GPU_group.get_PGPUs", string(self)))
 }
 
 // GetVGPUs: calls GPU_group.get_VGPUs.
 func (x GPUGroup) GetVGPUs(ctx context.Context, self xenapi.GPUGroupRef) ([]xenapi.VGPURef, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_VGPUs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPURef](v.([]string)), nil
+	return set[xenapi.VGPURef](x.c.Call(ctx, "GPU_group.get_VGPUs", string(self)))
 }
 
 // GetGPUTypes: calls GPU_group.get_GPU_types.
 func (x GPUGroup) GetGPUTypes(ctx context.Context, self xenapi.GPUGroupRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_GPU_types", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "GPU_group.get_GPU_types", string(self)))
 }
 
 // GetOtherConfig: calls GPU_group.get_other_config.
 func (x GPUGroup) GetOtherConfig(ctx context.Context, self xenapi.GPUGroupRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "GPU_group.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls GPU_group.set_other_config.
 func (x GPUGroup) SetOtherConfig(ctx context.Context, self xenapi.GPUGroupRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "GPU_group.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "GPU_group.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls GPU_group.add_to_other_config.
 func (x GPUGroup) AddToOtherConfig(ctx context.Context, self xenapi.GPUGroupRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "GPU_group.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "GPU_group.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls GPU_group.remove_from_other_config.
 func (x GPUGroup) RemoveFromOtherConfig(ctx context.Context, self xenapi.GPUGroupRef, key string) error {
-	_, err := x.c.Call(ctx, "GPU_group.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "GPU_group.remove_from_other_config", string(self), key))
 }
 
 // GetAllocationAlgorithm: calls GPU_group.get_allocation_algorithm.
 func (x GPUGroup) GetAllocationAlgorithm(ctx context.Context, self xenapi.GPUGroupRef) (xenapi.AllocationAlgorithm, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_allocation_algorithm", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.AllocationAlgorithm(v.(string)), nil
+	return text[xenapi.AllocationAlgorithm](x.c.Call(ctx, "GPU_group.get_allocation_algorithm", string(self)))
 }
 
 // SetAllocationAlgorithm: calls GPU_group.set_allocation_algorithm.
 func (x GPUGroup) SetAllocationAlgorithm(ctx context.Context, self xenapi.GPUGroupRef, value xenapi.AllocationAlgorithm) error {
-	_, err := x.c.Call(ctx, "GPU_group.set_allocation_algorithm", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "GPU_group.set_allocation_algorithm", string(self), string(value)))
 }
 
 // GetSupportedVGPUTypes: calls GPU_group.get_supported_VGPU_types.
 func (x GPUGroup) GetSupportedVGPUTypes(ctx context.Context, self xenapi.GPUGroupRef) ([]xenapi.VGPUTypeRef, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_supported_VGPU_types", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPUTypeRef](v.([]string)), nil
+	return set[xenapi.VGPUTypeRef](x.c.Call(ctx, "GPU_group.get_supported_VGPU_types", string(self)))
 }
 
 // GetEnabledVGPUTypes: calls GPU_group.get_enabled_VGPU_types.
 func (x GPUGroup) GetEnabledVGPUTypes(ctx context.Context, self xenapi.GPUGroupRef) ([]xenapi.VGPUTypeRef, error) {
-	v, err := x.c.Call(ctx, "GPU_group.get_enabled_VGPU_types", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPUTypeRef](v.([]string)), nil
+	return set[xenapi.VGPUTypeRef](x.c.Call(ctx, "GPU_group.get_enabled_VGPU_types", string(self)))
 }

@@ -10,189 +10,110 @@ type HostCPU struct{ c *Client }
 
 // GetRecord: calls host_cpu.get_record.
 func (x HostCPU) GetRecord(ctx context.Context, self xenapi.HostCPURef) (*xenapi.HostCPU, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.HostCPU), nil
+	return value[*xenapi.HostCPU](x.c.Call(ctx, "host_cpu.get_record", string(self)))
 }
 
 // GetByUUID: calls host_cpu.get_by_uuid.
 func (x HostCPU) GetByUUID(ctx context.Context, uuid string) (xenapi.HostCPURef, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostCPURef(v.(string)), nil
+	return text[xenapi.HostCPURef](x.c.Call(ctx, "host_cpu.get_by_uuid", uuid))
 }
 
 // GetAll: calls host_cpu.get_all.
 func (x HostCPU) GetAll(ctx context.Context) ([]xenapi.HostCPURef, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostCPURef](v.([]string)), nil
+	return set[xenapi.HostCPURef](x.c.Call(ctx, "host_cpu.get_all"))
 }
 
 // GetAllWhere: calls host_cpu.get_all_where.
 func (x HostCPU) GetAllWhere(ctx context.Context, expr string) ([]xenapi.HostCPURef, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostCPURef](v.([]string)), nil
+	return set[xenapi.HostCPURef](x.c.Call(ctx, "host_cpu.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls host_cpu.get_all_records_where.
 func (x HostCPU) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host_cpu.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls host_cpu.get_all_records.
 func (x HostCPU) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host_cpu.get_all_records"))
 }
 
 // GetUUID: calls host_cpu.get_uuid.
 func (x HostCPU) GetUUID(ctx context.Context, self xenapi.HostCPURef) (string, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_cpu.get_uuid", string(self)))
 }
 
 // GetHost: calls host_cpu.get_host.
 func (x HostCPU) GetHost(ctx context.Context, self xenapi.HostCPURef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "host_cpu.get_host", string(self)))
 }
 
 // GetNumber: calls host_cpu.get_number.
 func (x HostCPU) GetNumber(ctx context.Context, self xenapi.HostCPURef) (int64, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_number", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host_cpu.get_number", string(self)))
 }
 
 // GetVendor: calls host_cpu.get_vendor.
 func (x HostCPU) GetVendor(ctx context.Context, self xenapi.HostCPURef) (string, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_vendor", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_cpu.get_vendor", string(self)))
 }
 
 // GetSpeed: calls host_cpu.get_speed.
 func (x HostCPU) GetSpeed(ctx context.Context, self xenapi.HostCPURef) (int64, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_speed", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host_cpu.get_speed", string(self)))
 }
 
 // GetModelname: calls host_cpu.get_modelname.
 func (x HostCPU) GetModelname(ctx context.Context, self xenapi.HostCPURef) (string, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_modelname", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_cpu.get_modelname", string(self)))
 }
 
 // GetFamily: calls host_cpu.get_family.
 func (x HostCPU) GetFamily(ctx context.Context, self xenapi.HostCPURef) (int64, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_family", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host_cpu.get_family", string(self)))
 }
 
 // GetModel: calls host_cpu.get_model.
 func (x HostCPU) GetModel(ctx context.Context, self xenapi.HostCPURef) (int64, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_model", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host_cpu.get_model", string(self)))
 }
 
 // GetStepping: calls host_cpu.get_stepping.
 func (x HostCPU) GetStepping(ctx context.Context, self xenapi.HostCPURef) (string, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_stepping", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_cpu.get_stepping", string(self)))
 }
 
 // GetFlags: calls host_cpu.get_flags.
 func (x HostCPU) GetFlags(ctx context.Context, self xenapi.HostCPURef) (string, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_flags", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_cpu.get_flags", string(self)))
 }
 
 // GetFeatures: calls host_cpu.get_features.
 func (x HostCPU) GetFeatures(ctx context.Context, self xenapi.HostCPURef) (string, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_features", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_cpu.get_features", string(self)))
 }
 
 // GetUtilisation: calls host_cpu.get_utilisation.
 func (x HostCPU) GetUtilisation(ctx context.Context, self xenapi.HostCPURef) (float64, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_utilisation", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "host_cpu.get_utilisation", string(self)))
 }
 
 // GetOtherConfig: calls host_cpu.get_other_config.
 func (x HostCPU) GetOtherConfig(ctx context.Context, self xenapi.HostCPURef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host_cpu.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host_cpu.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls host_cpu.set_other_config.
 func (x HostCPU) SetOtherConfig(ctx context.Context, self xenapi.HostCPURef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "host_cpu.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host_cpu.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls host_cpu.add_to_other_config.
 func (x HostCPU) AddToOtherConfig(ctx context.Context, self xenapi.HostCPURef, key string, value string) error {
-	_, err := x.c.Call(ctx, "host_cpu.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "host_cpu.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls host_cpu.remove_from_other_config.
 func (x HostCPU) RemoveFromOtherConfig(ctx context.Context, self xenapi.HostCPURef, key string) error {
-	_, err := x.c.Call(ctx, "host_cpu.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "host_cpu.remove_from_other_config", string(self), key))
 }

@@ -11,129 +11,80 @@ type HostCrashdump struct{ c *Client }
 
 // Destroy: deletes the dump from the host.
 func (x HostCrashdump) Destroy(ctx context.Context, self xenapi.HostCrashdumpRef) error {
-	_, err := x.c.Call(ctx, "host_crashdump.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "host_crashdump.destroy", string(self)))
 }
 
 // Upload: sends the dump to a URL.
 func (x HostCrashdump) Upload(ctx context.Context, self xenapi.HostCrashdumpRef, url string, options map[string]string) error {
-	_, err := x.c.Call(ctx, "host_crashdump.upload", string(self), url, options)
-	return err
+	return none(x.c.Call(ctx, "host_crashdump.upload", string(self), url, options))
 }
 
 // GetRecord: calls host_crashdump.get_record.
 func (x HostCrashdump) GetRecord(ctx context.Context, self xenapi.HostCrashdumpRef) (*xenapi.HostCrashdump, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.HostCrashdump), nil
+	return value[*xenapi.HostCrashdump](x.c.Call(ctx, "host_crashdump.get_record", string(self)))
 }
 
 // GetByUUID: calls host_crashdump.get_by_uuid.
 func (x HostCrashdump) GetByUUID(ctx context.Context, uuid string) (xenapi.HostCrashdumpRef, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostCrashdumpRef(v.(string)), nil
+	return text[xenapi.HostCrashdumpRef](x.c.Call(ctx, "host_crashdump.get_by_uuid", uuid))
 }
 
 // GetAll: calls host_crashdump.get_all.
 func (x HostCrashdump) GetAll(ctx context.Context) ([]xenapi.HostCrashdumpRef, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostCrashdumpRef](v.([]string)), nil
+	return set[xenapi.HostCrashdumpRef](x.c.Call(ctx, "host_crashdump.get_all"))
 }
 
 // GetAllWhere: calls host_crashdump.get_all_where.
 func (x HostCrashdump) GetAllWhere(ctx context.Context, expr string) ([]xenapi.HostCrashdumpRef, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostCrashdumpRef](v.([]string)), nil
+	return set[xenapi.HostCrashdumpRef](x.c.Call(ctx, "host_crashdump.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls host_crashdump.get_all_records_where.
 func (x HostCrashdump) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host_crashdump.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls host_crashdump.get_all_records.
 func (x HostCrashdump) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host_crashdump.get_all_records"))
 }
 
 // GetUUID: calls host_crashdump.get_uuid.
 func (x HostCrashdump) GetUUID(ctx context.Context, self xenapi.HostCrashdumpRef) (string, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_crashdump.get_uuid", string(self)))
 }
 
 // GetHost: calls host_crashdump.get_host.
 func (x HostCrashdump) GetHost(ctx context.Context, self xenapi.HostCrashdumpRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "host_crashdump.get_host", string(self)))
 }
 
 // GetTimestamp: calls host_crashdump.get_timestamp.
 func (x HostCrashdump) GetTimestamp(ctx context.Context, self xenapi.HostCrashdumpRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_timestamp", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "host_crashdump.get_timestamp", string(self)))
 }
 
 // GetSize: calls host_crashdump.get_size.
 func (x HostCrashdump) GetSize(ctx context.Context, self xenapi.HostCrashdumpRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host_crashdump.get_size", string(self)))
 }
 
 // GetOtherConfig: calls host_crashdump.get_other_config.
 func (x HostCrashdump) GetOtherConfig(ctx context.Context, self xenapi.HostCrashdumpRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host_crashdump.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host_crashdump.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls host_crashdump.set_other_config.
 func (x HostCrashdump) SetOtherConfig(ctx context.Context, self xenapi.HostCrashdumpRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "host_crashdump.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host_crashdump.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls host_crashdump.add_to_other_config.
 func (x HostCrashdump) AddToOtherConfig(ctx context.Context, self xenapi.HostCrashdumpRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "host_crashdump.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "host_crashdump.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls host_crashdump.remove_from_other_config.
 func (x HostCrashdump) RemoveFromOtherConfig(ctx context.Context, self xenapi.HostCrashdumpRef, key string) error {
-	_, err := x.c.Call(ctx, "host_crashdump.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "host_crashdump.remove_from_other_config", string(self), key))
 }

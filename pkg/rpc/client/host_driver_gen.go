@@ -10,162 +10,95 @@ type HostDriver struct{ c *Client }
 
 // Select: uses a variant after the next reboot.
 func (x HostDriver) Select(ctx context.Context, self xenapi.HostDriverRef, variant xenapi.DriverVariantRef) error {
-	_, err := x.c.Call(ctx, "Host_driver.select", string(self), string(variant))
-	return err
+	return none(x.c.Call(ctx, "Host_driver.select", string(self), string(variant)))
 }
 
 // Deselect: uses no selected variant after the next reboot.
 func (x HostDriver) Deselect(ctx context.Context, self xenapi.HostDriverRef) error {
-	_, err := x.c.Call(ctx, "Host_driver.deselect", string(self))
-	return err
+	return none(x.c.Call(ctx, "Host_driver.deselect", string(self)))
 }
 
 // Rescan: looks again which drivers and variants a host has.
 func (x HostDriver) Rescan(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "Host_driver.rescan", string(host))
-	return err
+	return none(x.c.Call(ctx, "Host_driver.rescan", string(host)))
 }
 
 // GetRecord: calls Host_driver.get_record.
 func (x HostDriver) GetRecord(ctx context.Context, self xenapi.HostDriverRef) (*xenapi.HostDriver, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.HostDriver), nil
+	return value[*xenapi.HostDriver](x.c.Call(ctx, "Host_driver.get_record", string(self)))
 }
 
 // GetByUUID: calls Host_driver.get_by_uuid.
 func (x HostDriver) GetByUUID(ctx context.Context, uuid string) (xenapi.HostDriverRef, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostDriverRef(v.(string)), nil
+	return text[xenapi.HostDriverRef](x.c.Call(ctx, "Host_driver.get_by_uuid", uuid))
 }
 
 // GetAll: calls Host_driver.get_all.
 func (x HostDriver) GetAll(ctx context.Context) ([]xenapi.HostDriverRef, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostDriverRef](v.([]string)), nil
+	return set[xenapi.HostDriverRef](x.c.Call(ctx, "Host_driver.get_all"))
 }
 
 // GetAllWhere: calls Host_driver.get_all_where.
 func (x HostDriver) GetAllWhere(ctx context.Context, expr string) ([]xenapi.HostDriverRef, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostDriverRef](v.([]string)), nil
+	return set[xenapi.HostDriverRef](x.c.Call(ctx, "Host_driver.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Host_driver.get_all_records_where.
 func (x HostDriver) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Host_driver.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Host_driver.get_all_records.
 func (x HostDriver) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Host_driver.get_all_records"))
 }
 
 // GetUUID: calls Host_driver.get_uuid.
 func (x HostDriver) GetUUID(ctx context.Context, self xenapi.HostDriverRef) (string, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Host_driver.get_uuid", string(self)))
 }
 
 // GetHost: calls Host_driver.get_host.
 func (x HostDriver) GetHost(ctx context.Context, self xenapi.HostDriverRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "Host_driver.get_host", string(self)))
 }
 
 // GetName: calls Host_driver.get_name.
 func (x HostDriver) GetName(ctx context.Context, self xenapi.HostDriverRef) (string, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Host_driver.get_name", string(self)))
 }
 
 // GetFriendlyName: calls Host_driver.get_friendly_name.
 func (x HostDriver) GetFriendlyName(ctx context.Context, self xenapi.HostDriverRef) (string, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_friendly_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Host_driver.get_friendly_name", string(self)))
 }
 
 // GetVariants: calls Host_driver.get_variants.
 func (x HostDriver) GetVariants(ctx context.Context, self xenapi.HostDriverRef) ([]xenapi.DriverVariantRef, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_variants", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.DriverVariantRef](v.([]string)), nil
+	return set[xenapi.DriverVariantRef](x.c.Call(ctx, "Host_driver.get_variants", string(self)))
 }
 
 // GetActiveVariant: calls Host_driver.get_active_variant.
 func (x HostDriver) GetActiveVariant(ctx context.Context, self xenapi.HostDriverRef) (xenapi.DriverVariantRef, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_active_variant", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.DriverVariantRef(v.(string)), nil
+	return text[xenapi.DriverVariantRef](x.c.Call(ctx, "Host_driver.get_active_variant", string(self)))
 }
 
 // GetSelectedVariant: calls Host_driver.get_selected_variant.
 func (x HostDriver) GetSelectedVariant(ctx context.Context, self xenapi.HostDriverRef) (xenapi.DriverVariantRef, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_selected_variant", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.DriverVariantRef(v.(string)), nil
+	return text[xenapi.DriverVariantRef](x.c.Call(ctx, "Host_driver.get_selected_variant", string(self)))
 }
 
 // GetType: calls Host_driver.get_type.
 func (x HostDriver) GetType(ctx context.Context, self xenapi.HostDriverRef) (string, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Host_driver.get_type", string(self)))
 }
 
 // GetDescription: calls Host_driver.get_description.
 func (x HostDriver) GetDescription(ctx context.Context, self xenapi.HostDriverRef) (string, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Host_driver.get_description", string(self)))
 }
 
 // GetInfo: calls Host_driver.get_info.
 func (x HostDriver) GetInfo(ctx context.Context, self xenapi.HostDriverRef) (string, error) {
-	v, err := x.c.Call(ctx, "Host_driver.get_info", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Host_driver.get_info", string(self)))
 }

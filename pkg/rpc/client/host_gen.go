@@ -11,1878 +11,1250 @@ type Host struct{ c *Client }
 
 // Disable: lets no new VMs start on it; those that run go on.
 func (x Host) Disable(ctx context.Context, host xenapi.HostRef, autoEnable bool) error {
-	_, err := x.c.Call(ctx, "host.disable", string(host), autoEnable)
-	return err
+	return none(x.c.Call(ctx, "host.disable", string(host), autoEnable))
 }
 
 // Enable: lets VMs start on it again.
 func (x Host) Enable(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.enable", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.enable", string(host)))
 }
 
 // Shutdown: powers the machine off; it must be disabled and empty of running VMs.
 func (x Host) Shutdown(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.shutdown", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.shutdown", string(host)))
 }
 
 // Reboot: reboots the machine; it must be disabled and empty of running VMs.
 func (x Host) Reboot(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.reboot", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.reboot", string(host)))
 }
 
 // PrepareForPoweroff: winds down the agent before the machine goes off.
 func (x Host) PrepareForPoweroff(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.prepare_for_poweroff", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.prepare_for_poweroff", string(host)))
 }
 
 // Dmesg: returns the hypervisor's message buffer.
 func (x Host) Dmesg(ctx context.Context, host xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.dmesg", string(host))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.dmesg", string(host)))
 }
 
 // DmesgClear: returns the hypervisor's message buffer and empties it.
 func (x Host) DmesgClear(ctx context.Context, host xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.dmesg_clear", string(host))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.dmesg_clear", string(host)))
 }
 
 // GetLog: returns the host's log.
 func (x Host) GetLog(ctx context.Context, host xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_log", string(host))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_log", string(host)))
 }
 
 // SendDebugKeys: sends debug keys to the hypervisor, whose answer is in its message buffer.
 func (x Host) SendDebugKeys(ctx context.Context, host xenapi.HostRef, keys string) error {
-	_, err := x.c.Call(ctx, "host.send_debug_keys", string(host), keys)
-	return err
+	return none(x.c.Call(ctx, "host.send_debug_keys", string(host), keys))
 }
 
 // BugreportUpload: makes a status report and sends it to a URL by FTP or HTTP PUT.
 func (x Host) BugreportUpload(ctx context.Context, host xenapi.HostRef, url string, options map[string]string) error {
-	_, err := x.c.Call(ctx, "host.bugreport_upload", string(host), url, options)
-	return err
+	return none(x.c.Call(ctx, "host.bugreport_upload", string(host), url, options))
 }
 
 // ListMethods: lists all calls of the API as Class.message.
 func (x Host) ListMethods(ctx context.Context) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.list_methods")
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.list_methods"))
 }
 
 // LicenseAdd: applies license text to the host.
 func (x Host) LicenseAdd(ctx context.Context, host xenapi.HostRef, contents string) error {
-	_, err := x.c.Call(ctx, "host.license_add", string(host), contents)
-	return err
+	return none(x.c.Call(ctx, "host.license_add", string(host), contents))
 }
 
 // LicenseRemove: takes the license off and returns to the basic edition.
 func (x Host) LicenseRemove(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.license_remove", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.license_remove", string(host)))
 }
 
 // Create: records a host that joins the pool.
 func (x Host) Create(ctx context.Context, uuid string, nameLabel string, nameDescription string, hostname string, address string, externalAuthType string, externalAuthServiceName string, externalAuthConfiguration map[string]string, licenseParams map[string]string, edition string, licenseServer map[string]string, localCacheSR xenapi.SRRef, chipsetInfo map[string]string, sslLegacy bool, lastSoftwareUpdate time.Time, lastUpdateHash string, sshEnabled bool, sshEnabledTimeout int64, sshExpiry time.Time, consoleIdleTimeout int64, sshAutoMode bool, secureBoot bool, softwareVersion map[string]string, httpsOnly bool, maxCstate string, ntpMode xenapi.HostNTPMode, ntpCustomServers []string, timezone string, numaAffinityPolicy xenapi.HostNUMAAffinityPolicy, latestSyncedUpdatesApplied xenapi.LatestSyncedUpdatesAppliedState, pendingGuidancesFull []xenapi.UpdateGuidances, pendingGuidancesRecommended []xenapi.UpdateGuidances) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "host.create", uuid, nameLabel, nameDescription, hostname, address, externalAuthType, externalAuthServiceName, externalAuthConfiguration, licenseParams, edition, licenseServer, string(localCacheSR), chipsetInfo, sslLegacy, lastSoftwareUpdate, lastUpdateHash, sshEnabled, sshEnabledTimeout, sshExpiry, consoleIdleTimeout, sshAutoMode, secureBoot, softwareVersion, httpsOnly, maxCstate, string(ntpMode), ntpCustomServers, timezone, string(numaAffinityPolicy), string(latestSyncedUpdatesApplied), xenapi.Texts(pendingGuidancesFull), xenapi.Texts(pendingGuidancesRecommended))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "host.create", uuid, nameLabel, nameDescription, hostname, address, externalAuthType, externalAuthServiceName, externalAuthConfiguration, licenseParams, edition, licenseServer, string(localCacheSR), chipsetInfo, sslLegacy, lastSoftwareUpdate, lastUpdateHash, sshEnabled, sshEnabledTimeout, sshExpiry, consoleIdleTimeout, sshAutoMode, secureBoot, softwareVersion, httpsOnly, maxCstate, string(ntpMode), ntpCustomServers, timezone, string(numaAffinityPolicy), string(latestSyncedUpdatesApplied), xenapi.Texts(pendingGuidancesFull), xenapi.Texts(pendingGuidancesRecommended)))
 }
 
 // Destroy: removes the record of a host that is gone for good, with what belonged to it alone.
 func (x Host) Destroy(ctx context.Context, self xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "host.destroy", string(self)))
 }
 
 // PowerOn: wakes the machine in the way that power_on_mode names.
 func (x Host) PowerOn(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.power_on", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.power_on", string(host)))
 }
 
 // SetLicenseParams: records what the license allows.
 func (x Host) SetLicenseParams(ctx context.Context, self xenapi.HostRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "host.set_license_params", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_license_params", string(self), value))
 }
 
 // EmergencyHADisable: switches HA off on this host alone when no master can be reached; soft keeps it armed.
 func (x Host) EmergencyHADisable(ctx context.Context, soft bool) error {
-	_, err := x.c.Call(ctx, "host.emergency_ha_disable", soft)
-	return err
+	return none(x.c.Call(ctx, "host.emergency_ha_disable", soft))
 }
 
 // HADisarmFencing: stops the host from fencing itself.
 func (x Host) HADisarmFencing(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.ha_disarm_fencing", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.ha_disarm_fencing", string(host)))
 }
 
 // PreconfigureHA: prepares the host for HA with the given state files and metadata disk.
 func (x Host) PreconfigureHA(ctx context.Context, host xenapi.HostRef, statefiles []xenapi.VDIRef, metadataVDI xenapi.VDIRef, generation string) error {
-	_, err := x.c.Call(ctx, "host.preconfigure_ha", string(host), xenapi.Texts(statefiles), string(metadataVDI), generation)
-	return err
+	return none(x.c.Call(ctx, "host.preconfigure_ha", string(host), xenapi.Texts(statefiles), string(metadataVDI), generation))
 }
 
 // HAJoinLiveset: starts HA on the host and joins the set of live hosts.
 func (x Host) HAJoinLiveset(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.ha_join_liveset", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.ha_join_liveset", string(host)))
 }
 
 // HADisableFailoverDecisions: keeps the host from becoming master by election until HA is off.
 func (x Host) HADisableFailoverDecisions(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.ha_disable_failover_decisions", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.ha_disable_failover_decisions", string(host)))
 }
 
 // HAWaitForShutdownViaStatefile: waits until the state file says that HA is ending.
 func (x Host) HAWaitForShutdownViaStatefile(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.ha_wait_for_shutdown_via_statefile", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.ha_wait_for_shutdown_via_statefile", string(host)))
 }
 
 // HAStopDaemon: stops the HA daemon on the host.
 func (x Host) HAStopDaemon(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.ha_stop_daemon", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.ha_stop_daemon", string(host)))
 }
 
 // HAReleaseResources: frees the disks that HA held on the host.
 func (x Host) HAReleaseResources(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.ha_release_resources", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.ha_release_resources", string(host)))
 }
 
 // HAXAPIHealthcheck: answers true when the agent is well; the HA daemon asks.
 func (x Host) HAXAPIHealthcheck(ctx context.Context) (bool, error) {
-	v, err := x.c.Call(ctx, "host.ha_xapi_healthcheck")
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.ha_xapi_healthcheck"))
 }
 
 // LocalAssertHealthy: fails with the reason if the agent can't serve calls yet.
 func (x Host) LocalAssertHealthy(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "host.local_assert_healthy")
-	return err
+	return none(x.c.Call(ctx, "host.local_assert_healthy"))
 }
 
 // RequestBackup: asks the host to fetch a copy of the database now.
 func (x Host) RequestBackup(ctx context.Context, host xenapi.HostRef, generation int64, force bool) error {
-	_, err := x.c.Call(ctx, "host.request_backup", string(host), generation, force)
-	return err
+	return none(x.c.Call(ctx, "host.request_backup", string(host), generation, force))
 }
 
 // RequestConfigFileSync: asks the host to bring its shared configuration files up to date.
 func (x Host) RequestConfigFileSync(ctx context.Context, host xenapi.HostRef, hash string) error {
-	_, err := x.c.Call(ctx, "host.request_config_file_sync", string(host), hash)
-	return err
+	return none(x.c.Call(ctx, "host.request_config_file_sync", string(host), hash))
 }
 
 // ProposeNewMaster: first phase of a change of master: asks the host whether it agrees.
 func (x Host) ProposeNewMaster(ctx context.Context, address string, manual bool) error {
-	_, err := x.c.Call(ctx, "host.propose_new_master", address, manual)
-	return err
+	return none(x.c.Call(ctx, "host.propose_new_master", address, manual))
 }
 
 // CommitNewMaster: second phase of a change of master: tells the host to go ahead.
 func (x Host) CommitNewMaster(ctx context.Context, address string) error {
-	_, err := x.c.Call(ctx, "host.commit_new_master", address)
-	return err
+	return none(x.c.Call(ctx, "host.commit_new_master", address))
 }
 
 // AbortNewMaster: calls a proposed change of master off.
 func (x Host) AbortNewMaster(ctx context.Context, address string) error {
-	_, err := x.c.Call(ctx, "host.abort_new_master", address)
-	return err
+	return none(x.c.Call(ctx, "host.abort_new_master", address))
 }
 
 // GetDataSources: lists the statistics that are or can be recorded.
 func (x Host) GetDataSources(ctx context.Context, host xenapi.HostRef) ([]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host.get_data_sources", string(host))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]xenapi.Record), nil
+	return value[[]xenapi.Record](x.c.Call(ctx, "host.get_data_sources", string(host)))
 }
 
 // RecordDataSource: starts recording the named statistic.
 func (x Host) RecordDataSource(ctx context.Context, host xenapi.HostRef, dataSource string) error {
-	_, err := x.c.Call(ctx, "host.record_data_source", string(host), dataSource)
-	return err
+	return none(x.c.Call(ctx, "host.record_data_source", string(host), dataSource))
 }
 
 // QueryDataSource: returns the latest value of the named statistic.
 func (x Host) QueryDataSource(ctx context.Context, host xenapi.HostRef, dataSource string) (float64, error) {
-	v, err := x.c.Call(ctx, "host.query_data_source", string(host), dataSource)
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "host.query_data_source", string(host), dataSource))
 }
 
 // ForgetDataSourceArchives: drops what was recorded of the named statistic.
 func (x Host) ForgetDataSourceArchives(ctx context.Context, host xenapi.HostRef, dataSource string) error {
-	_, err := x.c.Call(ctx, "host.forget_data_source_archives", string(host), dataSource)
-	return err
+	return none(x.c.Call(ctx, "host.forget_data_source_archives", string(host), dataSource))
 }
 
 // AssertCanEvacuate: fails with the reasons if some VM could not be moved off.
 func (x Host) AssertCanEvacuate(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.assert_can_evacuate", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.assert_can_evacuate", string(host)))
 }
 
 // GetVMsWhichPreventEvacuation: returns the VMs that can't be moved off, each with the error and its parameters.
 func (x Host) GetVMsWhichPreventEvacuation(ctx context.Context, self xenapi.HostRef) (map[string][]string, error) {
-	v, err := x.c.Call(ctx, "host.get_vms_which_prevent_evacuation", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string][]string), nil
+	return value[map[string][]string](x.c.Call(ctx, "host.get_vms_which_prevent_evacuation", string(self)))
 }
 
 // GetUncooperativeResidentVMs: lists VMs that ignore their balloon target; always empty now.
 func (x Host) GetUncooperativeResidentVMs(ctx context.Context, self xenapi.HostRef) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "host.get_uncooperative_resident_VMs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "host.get_uncooperative_resident_VMs", string(self)))
 }
 
 // GetUncooperativeDomains: lists domains that ignore their balloon target; always empty now.
 func (x Host) GetUncooperativeDomains(ctx context.Context, self xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.get_uncooperative_domains", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.get_uncooperative_domains", string(self)))
 }
 
 // Evacuate: moves all its VMs to other hosts, a batch at a time; disable it first.
 func (x Host) Evacuate(ctx context.Context, host xenapi.HostRef, network xenapi.NetworkRef, evacuateBatchSize int64) error {
-	_, err := x.c.Call(ctx, "host.evacuate", string(host), string(network), evacuateBatchSize)
-	return err
+	return none(x.c.Call(ctx, "host.evacuate", string(host), string(network), evacuateBatchSize))
 }
 
 // SignalNetworkingChange: tells the agent that the management address changed.
 func (x Host) SignalNetworkingChange(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "host.signal_networking_change")
-	return err
+	return none(x.c.Call(ctx, "host.signal_networking_change"))
 }
 
 // Notify: passes a notice from a script on the host to the agent.
 func (x Host) Notify(ctx context.Context, ty string, params string) error {
-	_, err := x.c.Call(ctx, "host.notify", ty, params)
-	return err
+	return none(x.c.Call(ctx, "host.notify", ty, params))
 }
 
 // SyslogReconfigure: applies the log settings in the logging field.
 func (x Host) SyslogReconfigure(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.syslog_reconfigure", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.syslog_reconfigure", string(host)))
 }
 
 // ManagementReconfigure: moves management traffic to another of its interfaces; connections may break.
 func (x Host) ManagementReconfigure(ctx context.Context, pif xenapi.PIFRef) error {
-	_, err := x.c.Call(ctx, "host.management_reconfigure", string(pif))
-	return err
+	return none(x.c.Call(ctx, "host.management_reconfigure", string(pif)))
 }
 
 // LocalManagementReconfigure: moves management traffic to the named link, without the database; for emergencies.
 func (x Host) LocalManagementReconfigure(ctx context.Context, interface_ string) error {
-	_, err := x.c.Call(ctx, "host.local_management_reconfigure", interface_)
-	return err
+	return none(x.c.Call(ctx, "host.local_management_reconfigure", interface_))
 }
 
 // ManagementDisable: takes the API off the network on this host; only the local socket is left.
 func (x Host) ManagementDisable(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "host.management_disable")
-	return err
+	return none(x.c.Call(ctx, "host.management_disable"))
 }
 
 // GetManagementInterface: returns the interface that carries management traffic.
 func (x Host) GetManagementInterface(ctx context.Context, host xenapi.HostRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "host.get_management_interface", string(host))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "host.get_management_interface", string(host)))
 }
 
 // GetSystemStatusCapabilities: lists as XML what a status report can contain.
 func (x Host) GetSystemStatusCapabilities(ctx context.Context, host xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_system_status_capabilities", string(host))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_system_status_capabilities", string(host)))
 }
 
 // GetDiagnosticTimingStats: returns how long internal functions took, by name.
 func (x Host) GetDiagnosticTimingStats(ctx context.Context, host xenapi.HostRef, counts bool) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_diagnostic_timing_stats", string(host), counts)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_diagnostic_timing_stats", string(host), counts))
 }
 
 // RestartAgent: restarts xapid on the host; VMs run on.
 func (x Host) RestartAgent(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.restart_agent", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.restart_agent", string(host)))
 }
 
 // ShutdownAgent: stops xapid on the host after a moment; VMs run on.
 func (x Host) ShutdownAgent(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "host.shutdown_agent")
-	return err
+	return none(x.c.Call(ctx, "host.shutdown_agent"))
 }
 
 // SetHostnameLive: changes the machine's host name at once and for good.
 func (x Host) SetHostnameLive(ctx context.Context, host xenapi.HostRef, hostname string) error {
-	_, err := x.c.Call(ctx, "host.set_hostname_live", string(host), hostname)
-	return err
+	return none(x.c.Call(ctx, "host.set_hostname_live", string(host), hostname))
 }
 
 // IsInEmergencyMode: answers whether the host has lost its master.
 func (x Host) IsInEmergencyMode(ctx context.Context) (bool, error) {
-	v, err := x.c.Call(ctx, "host.is_in_emergency_mode")
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.is_in_emergency_mode"))
 }
 
 // ComputeFreeMemory: returns the bytes that are free for new VMs.
 func (x Host) ComputeFreeMemory(ctx context.Context, host xenapi.HostRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host.compute_free_memory", string(host))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host.compute_free_memory", string(host)))
 }
 
 // ComputeMemoryOverhead: returns the bytes that the hypervisor takes for itself.
 func (x Host) ComputeMemoryOverhead(ctx context.Context, host xenapi.HostRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host.compute_memory_overhead", string(host))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host.compute_memory_overhead", string(host)))
 }
 
 // TickleHeartbeat: tells the master that the host is alive; carries small facts both ways.
 func (x Host) TickleHeartbeat(ctx context.Context, host xenapi.HostRef, stuff map[string]string) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.tickle_heartbeat", string(host), stuff)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.tickle_heartbeat", string(host), stuff))
 }
 
 // SyncData: copies data that the database does not hold, such as blobs, to the host.
 func (x Host) SyncData(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.sync_data", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.sync_data", string(host)))
 }
 
 // BackupRrds: writes recorded statistics to permanent storage after so many seconds.
 func (x Host) BackupRrds(ctx context.Context, host xenapi.HostRef, delay float64) error {
-	_, err := x.c.Call(ctx, "host.backup_rrds", string(host), delay)
-	return err
+	return none(x.c.Call(ctx, "host.backup_rrds", string(host), delay))
 }
 
 // CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 func (x Host) CreateNewBlob(ctx context.Context, host xenapi.HostRef, name string, mimeType string, public bool) (xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "host.create_new_blob", string(host), name, mimeType, public)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BlobRef(v.(string)), nil
+	return text[xenapi.BlobRef](x.c.Call(ctx, "host.create_new_blob", string(host), name, mimeType, public))
 }
 
 // CallPlugin: runs a function of a plug-in script on the host and returns the text it prints.
 func (x Host) CallPlugin(ctx context.Context, host xenapi.HostRef, plugin string, fn string, args map[string]string) (string, error) {
-	v, err := x.c.Call(ctx, "host.call_plugin", string(host), plugin, fn, args)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.call_plugin", string(host), plugin, fn, args))
 }
 
 // HasExtension: answers whether the host has an extension call of this name.
 func (x Host) HasExtension(ctx context.Context, host xenapi.HostRef, name string) (bool, error) {
-	v, err := x.c.Call(ctx, "host.has_extension", string(host), name)
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.has_extension", string(host), name))
 }
 
 // GetServertime: returns the host's clock, UTC.
 func (x Host) GetServertime(ctx context.Context, host xenapi.HostRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "host.get_servertime", string(host))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "host.get_servertime", string(host)))
 }
 
 // GetServerLocaltime: returns the host's clock in its time zone.
 func (x Host) GetServerLocaltime(ctx context.Context, host xenapi.HostRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "host.get_server_localtime", string(host))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "host.get_server_localtime", string(host)))
 }
 
 // EnableBinaryStorage: starts writing blobs and statistics to the host's disk.
 func (x Host) EnableBinaryStorage(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.enable_binary_storage", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.enable_binary_storage", string(host)))
 }
 
 // DisableBinaryStorage: deletes blobs and statistics on the host's disk and writes no more.
 func (x Host) DisableBinaryStorage(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.disable_binary_storage", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.disable_binary_storage", string(host)))
 }
 
 // EnableExternalAuth: joins the host to a directory, so that its users can log in.
 func (x Host) EnableExternalAuth(ctx context.Context, host xenapi.HostRef, config map[string]string, serviceName string, authType string) error {
-	_, err := x.c.Call(ctx, "host.enable_external_auth", string(host), config, serviceName, authType)
-	return err
+	return none(x.c.Call(ctx, "host.enable_external_auth", string(host), config, serviceName, authType))
 }
 
 // DisableExternalAuth: takes the host out of the directory.
 func (x Host) DisableExternalAuth(ctx context.Context, host xenapi.HostRef, config map[string]string, force bool) error {
-	_, err := x.c.Call(ctx, "host.disable_external_auth", string(host), config, force)
-	return err
+	return none(x.c.Call(ctx, "host.disable_external_auth", string(host), config, force))
 }
 
 // ExternalAuthSetLdaps: switches directory queries to TLS or back.
 func (x Host) ExternalAuthSetLdaps(ctx context.Context, host xenapi.HostRef, ldaps bool, force bool) error {
-	_, err := x.c.Call(ctx, "host.external_auth_set_ldaps", string(host), ldaps, force)
-	return err
+	return none(x.c.Call(ctx, "host.external_auth_set_ldaps", string(host), ldaps, force))
 }
 
 // RetrieveWLBEvacuateRecommendations: returns where the workload balancer would move each VM.
 func (x Host) RetrieveWLBEvacuateRecommendations(ctx context.Context, self xenapi.HostRef) (map[string][]string, error) {
-	v, err := x.c.Call(ctx, "host.retrieve_wlb_evacuate_recommendations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string][]string), nil
+	return value[map[string][]string](x.c.Call(ctx, "host.retrieve_wlb_evacuate_recommendations", string(self)))
 }
 
 // InstallCACertificate: installs a trusted CA certificate on the host.
 func (x Host) InstallCACertificate(ctx context.Context, host xenapi.HostRef, name string, cert string) error {
-	_, err := x.c.Call(ctx, "host.install_ca_certificate", string(host), name, cert)
-	return err
+	return none(x.c.Call(ctx, "host.install_ca_certificate", string(host), name, cert))
 }
 
 // UninstallCACertificate: removes a trusted CA certificate from the host.
 func (x Host) UninstallCACertificate(ctx context.Context, host xenapi.HostRef, name string, force bool) error {
-	_, err := x.c.Call(ctx, "host.uninstall_ca_certificate", string(host), name, force)
-	return err
+	return none(x.c.Call(ctx, "host.uninstall_ca_certificate", string(host), name, force))
 }
 
 // CertificateList: lists the names of CA certificates installed on the host.
 func (x Host) CertificateList(ctx context.Context, host xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.certificate_list", string(host))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.certificate_list", string(host)))
 }
 
 // CRLInstall: installs a certificate revocation list on the host.
 func (x Host) CRLInstall(ctx context.Context, host xenapi.HostRef, name string, crl string) error {
-	_, err := x.c.Call(ctx, "host.crl_install", string(host), name, crl)
-	return err
+	return none(x.c.Call(ctx, "host.crl_install", string(host), name, crl))
 }
 
 // CRLUninstall: removes a certificate revocation list from the host.
 func (x Host) CRLUninstall(ctx context.Context, host xenapi.HostRef, name string) error {
-	_, err := x.c.Call(ctx, "host.crl_uninstall", string(host), name)
-	return err
+	return none(x.c.Call(ctx, "host.crl_uninstall", string(host), name))
 }
 
 // CRLList: lists the names of revocation lists installed on the host.
 func (x Host) CRLList(ctx context.Context, host xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.crl_list", string(host))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.crl_list", string(host)))
 }
 
 // CertificateSync: brings the host's certificates in line with the pool's.
 func (x Host) CertificateSync(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.certificate_sync", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.certificate_sync", string(host)))
 }
 
 // GetServerCertificate: returns the certificate of its API server as PEM.
 func (x Host) GetServerCertificate(ctx context.Context, host xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_server_certificate", string(host))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_server_certificate", string(host)))
 }
 
 // RefreshServerCertificate: replaces the certificate used inside the pool by a fresh one.
 func (x Host) RefreshServerCertificate(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.refresh_server_certificate", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.refresh_server_certificate", string(host)))
 }
 
 // InstallServerCertificate: installs certificate, private key and chain, all PEM, for the API server.
 func (x Host) InstallServerCertificate(ctx context.Context, host xenapi.HostRef, certificate string, privateKey string, certificateChain string) error {
-	_, err := x.c.Call(ctx, "host.install_server_certificate", string(host), certificate, privateKey, certificateChain)
-	return err
+	return none(x.c.Call(ctx, "host.install_server_certificate", string(host), certificate, privateKey, certificateChain))
 }
 
 // EmergencyResetServerCertificate: makes a new self-signed certificate without asking the master.
 func (x Host) EmergencyResetServerCertificate(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "host.emergency_reset_server_certificate")
-	return err
+	return none(x.c.Call(ctx, "host.emergency_reset_server_certificate"))
 }
 
 // ResetServerCertificate: makes a new self-signed certificate for the API server.
 func (x Host) ResetServerCertificate(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.reset_server_certificate", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.reset_server_certificate", string(host)))
 }
 
 // UpdatePoolSecret: stores a new pool secret on the host.
 func (x Host) UpdatePoolSecret(ctx context.Context, host xenapi.HostRef, poolSecret string) error {
-	_, err := x.c.Call(ctx, "host.update_pool_secret", string(host), poolSecret)
-	return err
+	return none(x.c.Call(ctx, "host.update_pool_secret", string(host), poolSecret))
 }
 
 // UpdateMaster: tells the host the new address of the master.
 func (x Host) UpdateMaster(ctx context.Context, host xenapi.HostRef, masterAddress string) error {
-	_, err := x.c.Call(ctx, "host.update_master", string(host), masterAddress)
-	return err
+	return none(x.c.Call(ctx, "host.update_master", string(host), masterAddress))
 }
 
 // AttachStaticVDIs: makes disks attach at boot, each with a reason, without the database.
 func (x Host) AttachStaticVDIs(ctx context.Context, host xenapi.HostRef, vdiReasonMap map[string]string) error {
-	_, err := x.c.Call(ctx, "host.attach_static_vdis", string(host), vdiReasonMap)
-	return err
+	return none(x.c.Call(ctx, "host.attach_static_vdis", string(host), vdiReasonMap))
 }
 
 // DetachStaticVDIs: no longer attaches the disks at boot.
 func (x Host) DetachStaticVDIs(ctx context.Context, host xenapi.HostRef, vdIs []xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "host.detach_static_vdis", string(host), xenapi.Texts(vdIs))
-	return err
+	return none(x.c.Call(ctx, "host.detach_static_vdis", string(host), xenapi.Texts(vdIs)))
 }
 
 // SetLocaldbKey: writes a key of the host's own small settings file.
 func (x Host) SetLocaldbKey(ctx context.Context, host xenapi.HostRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "host.set_localdb_key", string(host), key, value)
-	return err
+	return none(x.c.Call(ctx, "host.set_localdb_key", string(host), key, value))
 }
 
 // ApplyEdition: switches to another license edition, after asking the license server.
 func (x Host) ApplyEdition(ctx context.Context, host xenapi.HostRef, edition string, force bool) error {
-	_, err := x.c.Call(ctx, "host.apply_edition", string(host), edition, force)
-	return err
+	return none(x.c.Call(ctx, "host.apply_edition", string(host), edition, force))
 }
 
 // RefreshPackInfo: rereads which supplemental packs are installed.
 func (x Host) RefreshPackInfo(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.refresh_pack_info", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.refresh_pack_info", string(host)))
 }
 
 // SetPowerOnMode: sets how other hosts can wake this one.
 func (x Host) SetPowerOnMode(ctx context.Context, self xenapi.HostRef, powerOnMode string, powerOnConfig map[string]string) error {
-	_, err := x.c.Call(ctx, "host.set_power_on_mode", string(self), powerOnMode, powerOnConfig)
-	return err
+	return none(x.c.Call(ctx, "host.set_power_on_mode", string(self), powerOnMode, powerOnConfig))
 }
 
 // ResetNetworking: removes all its network objects, so that a scan starts anew.
 func (x Host) ResetNetworking(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.reset_networking", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.reset_networking", string(host)))
 }
 
 // EnableLocalStorageCaching: uses an SR on the host as cache for disks on shared storage.
 func (x Host) EnableLocalStorageCaching(ctx context.Context, host xenapi.HostRef, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "host.enable_local_storage_caching", string(host), string(sr))
-	return err
+	return none(x.c.Call(ctx, "host.enable_local_storage_caching", string(host), string(sr)))
 }
 
 // DisableLocalStorageCaching: stops caching and clears the cache.
 func (x Host) DisableLocalStorageCaching(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.disable_local_storage_caching", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.disable_local_storage_caching", string(host)))
 }
 
 // GetSMDiagnostics: returns the state of the storage layer as text.
 func (x Host) GetSMDiagnostics(ctx context.Context, host xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_sm_diagnostics", string(host))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_sm_diagnostics", string(host)))
 }
 
 // GetThreadDiagnostics: returns what the agent's threads are doing as text.
 func (x Host) GetThreadDiagnostics(ctx context.Context, host xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_thread_diagnostics", string(host))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_thread_diagnostics", string(host)))
 }
 
 // SMDpDestroy: drops a storage attachment that was left behind.
 func (x Host) SMDpDestroy(ctx context.Context, host xenapi.HostRef, dp string, allowLeak bool) error {
-	_, err := x.c.Call(ctx, "host.sm_dp_destroy", string(host), dp, allowLeak)
-	return err
+	return none(x.c.Call(ctx, "host.sm_dp_destroy", string(host), dp, allowLeak))
 }
 
 // SyncVlans: makes the VLANs on the host that the master has.
 func (x Host) SyncVlans(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.sync_vlans", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.sync_vlans", string(host)))
 }
 
 // SyncTunnels: makes the tunnels on the host that the master has.
 func (x Host) SyncTunnels(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.sync_tunnels", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.sync_tunnels", string(host)))
 }
 
 // SyncPIFCurrentlyAttached: corrects which interfaces are up, from the bridges that exist.
 func (x Host) SyncPIFCurrentlyAttached(ctx context.Context, host xenapi.HostRef, bridges []string) error {
-	_, err := x.c.Call(ctx, "host.sync_pif_currently_attached", string(host), bridges)
-	return err
+	return none(x.c.Call(ctx, "host.sync_pif_currently_attached", string(host), bridges))
 }
 
 // MigrateReceive: prepares to receive a VM and returns the tokens to hand to migrate_send.
 func (x Host) MigrateReceive(ctx context.Context, host xenapi.HostRef, network xenapi.NetworkRef, options map[string]string) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.migrate_receive", string(host), string(network), options)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.migrate_receive", string(host), string(network), options))
 }
 
 // DeclareDead: states that the host is off, so that its VMs may be started elsewhere; wrong use loses data.
 func (x Host) DeclareDead(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.declare_dead", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.declare_dead", string(host)))
 }
 
 // EnableDisplay: shows the console on the machine's screen after the next reboot; returns the new setting.
 func (x Host) EnableDisplay(ctx context.Context, host xenapi.HostRef) (xenapi.HostDisplay, error) {
-	v, err := x.c.Call(ctx, "host.enable_display", string(host))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostDisplay(v.(string)), nil
+	return text[xenapi.HostDisplay](x.c.Call(ctx, "host.enable_display", string(host)))
 }
 
 // DisableDisplay: hides the console from the machine's screen after the next reboot; returns the new setting.
 func (x Host) DisableDisplay(ctx context.Context, host xenapi.HostRef) (xenapi.HostDisplay, error) {
-	v, err := x.c.Call(ctx, "host.disable_display", string(host))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostDisplay(v.(string)), nil
+	return text[xenapi.HostDisplay](x.c.Call(ctx, "host.disable_display", string(host)))
 }
 
 // SetSSLLegacy: would allow old TLS versions; only false is accepted.
 func (x Host) SetSSLLegacy(ctx context.Context, self xenapi.HostRef, value bool) error {
-	_, err := x.c.Call(ctx, "host.set_ssl_legacy", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_ssl_legacy", string(self), value))
 }
 
 // ApplyGuestAgentConfig: hands the pool's guest agent settings to all guests on the host.
 func (x Host) ApplyGuestAgentConfig(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.apply_guest_agent_config", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.apply_guest_agent_config", string(host)))
 }
 
 // MxgpuVfSetup: creates the virtual functions of AMD GPUs.
 func (x Host) MxgpuVfSetup(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.mxgpu_vf_setup", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.mxgpu_vf_setup", string(host)))
 }
 
 // NvidiaVfSetup: creates or removes the virtual functions of an NVIDIA GPU.
 func (x Host) NvidiaVfSetup(ctx context.Context, host xenapi.HostRef, pf xenapi.PCIRef, enable bool) error {
-	_, err := x.c.Call(ctx, "host.nvidia_vf_setup", string(host), string(pf), enable)
-	return err
+	return none(x.c.Call(ctx, "host.nvidia_vf_setup", string(host), string(pf), enable))
 }
 
 // AllocateResourcesForVM: reserves memory and devices for a VM that is about to arrive.
 func (x Host) AllocateResourcesForVM(ctx context.Context, self xenapi.HostRef, vm xenapi.VMRef, live bool) error {
-	_, err := x.c.Call(ctx, "host.allocate_resources_for_vm", string(self), string(vm), live)
-	return err
+	return none(x.c.Call(ctx, "host.allocate_resources_for_vm", string(self), string(vm), live))
 }
 
 // SetIscsiIqn: changes the iSCSI initiator name; not while iSCSI storage is attached.
 func (x Host) SetIscsiIqn(ctx context.Context, host xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.set_iscsi_iqn", string(host), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_iscsi_iqn", string(host), value))
 }
 
 // SetMultipathing: switches multipathing on or off; not while storage depends on it.
 func (x Host) SetMultipathing(ctx context.Context, host xenapi.HostRef, value bool) error {
-	_, err := x.c.Call(ctx, "host.set_multipathing", string(host), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_multipathing", string(host), value))
 }
 
 // WriteUEFICertificatesToDisk: writes the pool's Secure Boot certificates where the firmware reads them.
 func (x Host) WriteUEFICertificatesToDisk(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.write_uefi_certificates_to_disk", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.write_uefi_certificates_to_disk", string(host)))
 }
 
 // SetUEFICertificates: sets the Secure Boot certificates; the pool's message replaces it.
 func (x Host) SetUEFICertificates(ctx context.Context, host xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.set_uefi_certificates", string(host), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_uefi_certificates", string(host), value))
 }
 
 // NotifyAcceptNewPoolSecret: tells the host to accept a new pool secret beside the old one.
 func (x Host) NotifyAcceptNewPoolSecret(ctx context.Context, host xenapi.HostRef, oldPs string, newPs string) error {
-	_, err := x.c.Call(ctx, "host.notify_accept_new_pool_secret", string(host), oldPs, newPs)
-	return err
+	return none(x.c.Call(ctx, "host.notify_accept_new_pool_secret", string(host), oldPs, newPs))
 }
 
 // NotifySendNewPoolSecret: tells the host to use the new pool secret from now on.
 func (x Host) NotifySendNewPoolSecret(ctx context.Context, host xenapi.HostRef, oldPs string, newPs string) error {
-	_, err := x.c.Call(ctx, "host.notify_send_new_pool_secret", string(host), oldPs, newPs)
-	return err
+	return none(x.c.Call(ctx, "host.notify_send_new_pool_secret", string(host), oldPs, newPs))
 }
 
 // CleanupPoolSecret: tells the host to forget the old pool secret.
 func (x Host) CleanupPoolSecret(ctx context.Context, host xenapi.HostRef, oldPs string, newPs string) error {
-	_, err := x.c.Call(ctx, "host.cleanup_pool_secret", string(host), oldPs, newPs)
-	return err
+	return none(x.c.Call(ctx, "host.cleanup_pool_secret", string(host), oldPs, newPs))
 }
 
 // SetSchedGran: sets whether CPUs are scheduled singly, by core or by socket; effective after a reboot.
 func (x Host) SetSchedGran(ctx context.Context, self xenapi.HostRef, value xenapi.HostSchedGran) error {
-	_, err := x.c.Call(ctx, "host.set_sched_gran", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "host.set_sched_gran", string(self), string(value)))
 }
 
 // GetSchedGran: returns whether CPUs are scheduled singly, by core or by socket.
 func (x Host) GetSchedGran(ctx context.Context, self xenapi.HostRef) (xenapi.HostSchedGran, error) {
-	v, err := x.c.Call(ctx, "host.get_sched_gran", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostSchedGran(v.(string)), nil
+	return text[xenapi.HostSchedGran](x.c.Call(ctx, "host.get_sched_gran", string(self)))
 }
 
 // SetNUMAAffinityPolicy: sets how strictly new VMs are kept on one NUMA node.
 func (x Host) SetNUMAAffinityPolicy(ctx context.Context, self xenapi.HostRef, value xenapi.HostNUMAAffinityPolicy) error {
-	_, err := x.c.Call(ctx, "host.set_numa_affinity_policy", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "host.set_numa_affinity_policy", string(self), string(value)))
 }
 
 // EmergencyDisableTLSVerification: stops checking certificates on this host alone, to recover a broken pool.
 func (x Host) EmergencyDisableTLSVerification(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "host.emergency_disable_tls_verification")
-	return err
+	return none(x.c.Call(ctx, "host.emergency_disable_tls_verification"))
 }
 
 // EmergencyReenableTLSVerification: checks certificates on this host again.
 func (x Host) EmergencyReenableTLSVerification(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "host.emergency_reenable_tls_verification")
-	return err
+	return none(x.c.Call(ctx, "host.emergency_reenable_tls_verification"))
 }
 
 // CertDistribAtom: performs one step of handing certificates round the pool.
 func (x Host) CertDistribAtom(ctx context.Context, host xenapi.HostRef, command string) (string, error) {
-	v, err := x.c.Call(ctx, "host.cert_distrib_atom", string(host), command)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.cert_distrib_atom", string(host), command))
 }
 
 // ApplyUpdates: installs updates from the pool's repository and returns what must be done then.
 func (x Host) ApplyUpdates(ctx context.Context, self xenapi.HostRef, hash string) ([][]string, error) {
-	v, err := x.c.Call(ctx, "host.apply_updates", string(self), hash)
-	if err != nil {
-		return nil, err
-	}
-	return v.([][]string), nil
+	return value[[][]string](x.c.Call(ctx, "host.apply_updates", string(self), hash))
 }
 
 // RescanDrivers: looks again which driver variants the host has.
 func (x Host) RescanDrivers(ctx context.Context, self xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.rescan_drivers", string(self))
-	return err
+	return none(x.c.Call(ctx, "host.rescan_drivers", string(self)))
 }
 
 // CopyPrimaryHostCerts: copies the master's trusted certificates to the host.
 func (x Host) CopyPrimaryHostCerts(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.copy_primary_host_certs", string(host))
-	return err
+	return none(x.c.Call(ctx, "host.copy_primary_host_certs", string(host)))
 }
 
 // SetHTTPSOnly: refuses plain HTTP from other machines, or allows it.
 func (x Host) SetHTTPSOnly(ctx context.Context, self xenapi.HostRef, value bool) error {
-	_, err := x.c.Call(ctx, "host.set_https_only", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_https_only", string(self), value))
 }
 
 // EmergencyClearMandatoryGuidance: drops pending steps that block the host, on this host alone.
 func (x Host) EmergencyClearMandatoryGuidance(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "host.emergency_clear_mandatory_guidance")
-	return err
+	return none(x.c.Call(ctx, "host.emergency_clear_mandatory_guidance"))
 }
 
 // EnableSSH: switches the SSH server on, for ssh_enabled_timeout seconds if that is set.
 func (x Host) EnableSSH(ctx context.Context, self xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.enable_ssh", string(self))
-	return err
+	return none(x.c.Call(ctx, "host.enable_ssh", string(self)))
 }
 
 // DisableSSH: switches the SSH server off.
 func (x Host) DisableSSH(ctx context.Context, self xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "host.disable_ssh", string(self))
-	return err
+	return none(x.c.Call(ctx, "host.disable_ssh", string(self)))
 }
 
 // SetSSHEnabledTimeout: sets for how many seconds enabling SSH holds; 0 for ever.
 func (x Host) SetSSHEnabledTimeout(ctx context.Context, self xenapi.HostRef, value int64) error {
-	_, err := x.c.Call(ctx, "host.set_ssh_enabled_timeout", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_ssh_enabled_timeout", string(self), value))
 }
 
 // SetConsoleIdleTimeout: sets after how many idle seconds a console is logged out; 0 for never.
 func (x Host) SetConsoleIdleTimeout(ctx context.Context, self xenapi.HostRef, value int64) error {
-	_, err := x.c.Call(ctx, "host.set_console_idle_timeout", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_console_idle_timeout", string(self), value))
 }
 
 // SetSSHAutoMode: has SSH follow the health of the API, or not.
 func (x Host) SetSSHAutoMode(ctx context.Context, self xenapi.HostRef, value bool) error {
-	_, err := x.c.Call(ctx, "host.set_ssh_auto_mode", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_ssh_auto_mode", string(self), value))
 }
 
 // GetTrackedUserAgents: returns which clients called lately, by user agent.
 func (x Host) GetTrackedUserAgents(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_tracked_user_agents", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_tracked_user_agents", string(self)))
 }
 
 // UpdateFirewalldServiceStatus: opens or closes firewall ports to fit the services in use.
 func (x Host) UpdateFirewalldServiceStatus(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "host.update_firewalld_service_status")
-	return err
+	return none(x.c.Call(ctx, "host.update_firewalld_service_status"))
 }
 
 // SetMaxCstate: limits how deeply CPUs may sleep; empty lifts the limit.
 func (x Host) SetMaxCstate(ctx context.Context, self xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.set_max_cstate", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_max_cstate", string(self), value))
 }
 
 // SetNTPMode: sets where the host gets its time servers from.
 func (x Host) SetNTPMode(ctx context.Context, self xenapi.HostRef, value xenapi.HostNTPMode) error {
-	_, err := x.c.Call(ctx, "host.set_ntp_mode", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "host.set_ntp_mode", string(self), string(value)))
 }
 
 // SetNTPCustomServers: sets the time servers for mode Custom.
 func (x Host) SetNTPCustomServers(ctx context.Context, self xenapi.HostRef, value []string) error {
-	_, err := x.c.Call(ctx, "host.set_ntp_custom_servers", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_ntp_custom_servers", string(self), value))
 }
 
 // GetNTPServersStatus: returns the state of each time server in use.
 func (x Host) GetNTPServersStatus(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_ntp_servers_status", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_ntp_servers_status", string(self)))
 }
 
 // SetTimezone: sets the time zone by its IANA name.
 func (x Host) SetTimezone(ctx context.Context, self xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.set_timezone", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_timezone", string(self), value))
 }
 
 // ListTimezones: lists the time zones that set_timezone takes.
 func (x Host) ListTimezones(ctx context.Context, self xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.list_timezones", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.list_timezones", string(self)))
 }
 
 // GetNTPSynchronized: answers whether the clock follows a time server.
 func (x Host) GetNTPSynchronized(ctx context.Context, self xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host.get_ntp_synchronized", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.get_ntp_synchronized", string(self)))
 }
 
 // SetServertime: sets the host's clock; only while no time server is followed.
 func (x Host) SetServertime(ctx context.Context, self xenapi.HostRef, value time.Time) error {
-	_, err := x.c.Call(ctx, "host.set_servertime", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_servertime", string(self), value))
 }
 
 // GetRecord: calls host.get_record.
 func (x Host) GetRecord(ctx context.Context, self xenapi.HostRef) (*xenapi.Host, error) {
-	v, err := x.c.Call(ctx, "host.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Host), nil
+	return value[*xenapi.Host](x.c.Call(ctx, "host.get_record", string(self)))
 }
 
 // GetByUUID: calls host.get_by_uuid.
 func (x Host) GetByUUID(ctx context.Context, uuid string) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "host.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "host.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls host.get_by_name_label.
 func (x Host) GetByNameLabel(ctx context.Context, label string) ([]xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "host.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostRef](v.([]string)), nil
+	return set[xenapi.HostRef](x.c.Call(ctx, "host.get_by_name_label", label))
 }
 
 // GetAll: calls host.get_all.
 func (x Host) GetAll(ctx context.Context) ([]xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "host.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostRef](v.([]string)), nil
+	return set[xenapi.HostRef](x.c.Call(ctx, "host.get_all"))
 }
 
 // GetAllWhere: calls host.get_all_where.
 func (x Host) GetAllWhere(ctx context.Context, expr string) ([]xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "host.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostRef](v.([]string)), nil
+	return set[xenapi.HostRef](x.c.Call(ctx, "host.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls host.get_all_records_where.
 func (x Host) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls host.get_all_records.
 func (x Host) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host.get_all_records"))
 }
 
 // GetUUID: calls host.get_uuid.
 func (x Host) GetUUID(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls host.get_name_label.
 func (x Host) GetNameLabel(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls host.set_name_label.
 func (x Host) SetNameLabel(ctx context.Context, self xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls host.get_name_description.
 func (x Host) GetNameDescription(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls host.set_name_description.
 func (x Host) SetNameDescription(ctx context.Context, self xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_name_description", string(self), value))
 }
 
 // GetMemoryOverhead: calls host.get_memory_overhead.
 func (x Host) GetMemoryOverhead(ctx context.Context, self xenapi.HostRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host.get_memory_overhead", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host.get_memory_overhead", string(self)))
 }
 
 // GetAllowedOperations: calls host.get_allowed_operations.
 func (x Host) GetAllowedOperations(ctx context.Context, self xenapi.HostRef) ([]xenapi.HostAllowedOperations, error) {
-	v, err := x.c.Call(ctx, "host.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostAllowedOperations](v.([]string)), nil
+	return set[xenapi.HostAllowedOperations](x.c.Call(ctx, "host.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls host.get_current_operations.
 func (x Host) GetCurrentOperations(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_current_operations", string(self)))
 }
 
 // GetAPIVersionMajor: calls host.get_API_version_major.
 func (x Host) GetAPIVersionMajor(ctx context.Context, self xenapi.HostRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host.get_API_version_major", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host.get_API_version_major", string(self)))
 }
 
 // GetAPIVersionMinor: calls host.get_API_version_minor.
 func (x Host) GetAPIVersionMinor(ctx context.Context, self xenapi.HostRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host.get_API_version_minor", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host.get_API_version_minor", string(self)))
 }
 
 // GetAPIVersionVendor: calls host.get_API_version_vendor.
 func (x Host) GetAPIVersionVendor(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_API_version_vendor", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_API_version_vendor", string(self)))
 }
 
 // GetAPIVersionVendorImplementation: calls host.get_API_version_vendor_implementation.
 func (x Host) GetAPIVersionVendorImplementation(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_API_version_vendor_implementation", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_API_version_vendor_implementation", string(self)))
 }
 
 // GetEnabled: calls host.get_enabled.
 func (x Host) GetEnabled(ctx context.Context, self xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host.get_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.get_enabled", string(self)))
 }
 
 // GetSoftwareVersion: calls host.get_software_version.
 func (x Host) GetSoftwareVersion(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_software_version", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_software_version", string(self)))
 }
 
 // GetOtherConfig: calls host.get_other_config.
 func (x Host) GetOtherConfig(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls host.set_other_config.
 func (x Host) SetOtherConfig(ctx context.Context, self xenapi.HostRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "host.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls host.add_to_other_config.
 func (x Host) AddToOtherConfig(ctx context.Context, self xenapi.HostRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "host.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "host.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls host.remove_from_other_config.
 func (x Host) RemoveFromOtherConfig(ctx context.Context, self xenapi.HostRef, key string) error {
-	_, err := x.c.Call(ctx, "host.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "host.remove_from_other_config", string(self), key))
 }
 
 // GetCapabilities: calls host.get_capabilities.
 func (x Host) GetCapabilities(ctx context.Context, self xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.get_capabilities", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.get_capabilities", string(self)))
 }
 
 // GetCPUConfiguration: calls host.get_cpu_configuration.
 func (x Host) GetCPUConfiguration(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_cpu_configuration", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_cpu_configuration", string(self)))
 }
 
 // GetSchedPolicy: calls host.get_sched_policy.
 func (x Host) GetSchedPolicy(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_sched_policy", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_sched_policy", string(self)))
 }
 
 // GetSupportedBootloaders: calls host.get_supported_bootloaders.
 func (x Host) GetSupportedBootloaders(ctx context.Context, self xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.get_supported_bootloaders", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.get_supported_bootloaders", string(self)))
 }
 
 // GetResidentVMs: calls host.get_resident_VMs.
 func (x Host) GetResidentVMs(ctx context.Context, self xenapi.HostRef) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "host.get_resident_VMs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "host.get_resident_VMs", string(self)))
 }
 
 // GetLogging: calls host.get_logging.
 func (x Host) GetLogging(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_logging", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_logging", string(self)))
 }
 
 // SetLogging: calls host.set_logging.
 func (x Host) SetLogging(ctx context.Context, self xenapi.HostRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "host.set_logging", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_logging", string(self), value))
 }
 
 // AddToLogging: calls host.add_to_logging.
 func (x Host) AddToLogging(ctx context.Context, self xenapi.HostRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "host.add_to_logging", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "host.add_to_logging", string(self), key, value))
 }
 
 // RemoveFromLogging: calls host.remove_from_logging.
 func (x Host) RemoveFromLogging(ctx context.Context, self xenapi.HostRef, key string) error {
-	_, err := x.c.Call(ctx, "host.remove_from_logging", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "host.remove_from_logging", string(self), key))
 }
 
 // GetPIFs: calls host.get_PIFs.
 func (x Host) GetPIFs(ctx context.Context, self xenapi.HostRef) ([]xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "host.get_PIFs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PIFRef](v.([]string)), nil
+	return set[xenapi.PIFRef](x.c.Call(ctx, "host.get_PIFs", string(self)))
 }
 
 // GetSuspendImageSR: calls host.get_suspend_image_sr.
 func (x Host) GetSuspendImageSR(ctx context.Context, self xenapi.HostRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "host.get_suspend_image_sr", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "host.get_suspend_image_sr", string(self)))
 }
 
 // SetSuspendImageSR: calls host.set_suspend_image_sr.
 func (x Host) SetSuspendImageSR(ctx context.Context, self xenapi.HostRef, value xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "host.set_suspend_image_sr", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "host.set_suspend_image_sr", string(self), string(value)))
 }
 
 // GetCrashDumpSR: calls host.get_crash_dump_sr.
 func (x Host) GetCrashDumpSR(ctx context.Context, self xenapi.HostRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "host.get_crash_dump_sr", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "host.get_crash_dump_sr", string(self)))
 }
 
 // SetCrashDumpSR: calls host.set_crash_dump_sr.
 func (x Host) SetCrashDumpSR(ctx context.Context, self xenapi.HostRef, value xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "host.set_crash_dump_sr", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "host.set_crash_dump_sr", string(self), string(value)))
 }
 
 // GetCrashdumps: calls host.get_crashdumps.
 func (x Host) GetCrashdumps(ctx context.Context, self xenapi.HostRef) ([]xenapi.HostCrashdumpRef, error) {
-	v, err := x.c.Call(ctx, "host.get_crashdumps", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostCrashdumpRef](v.([]string)), nil
+	return set[xenapi.HostCrashdumpRef](x.c.Call(ctx, "host.get_crashdumps", string(self)))
 }
 
 // GetPatches: calls host.get_patches.
 func (x Host) GetPatches(ctx context.Context, self xenapi.HostRef) ([]xenapi.HostPatchRef, error) {
-	v, err := x.c.Call(ctx, "host.get_patches", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostPatchRef](v.([]string)), nil
+	return set[xenapi.HostPatchRef](x.c.Call(ctx, "host.get_patches", string(self)))
 }
 
 // GetUpdates: calls host.get_updates.
 func (x Host) GetUpdates(ctx context.Context, self xenapi.HostRef) ([]xenapi.PoolUpdateRef, error) {
-	v, err := x.c.Call(ctx, "host.get_updates", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolUpdateRef](v.([]string)), nil
+	return set[xenapi.PoolUpdateRef](x.c.Call(ctx, "host.get_updates", string(self)))
 }
 
 // GetPBDs: calls host.get_PBDs.
 func (x Host) GetPBDs(ctx context.Context, self xenapi.HostRef) ([]xenapi.PBDRef, error) {
-	v, err := x.c.Call(ctx, "host.get_PBDs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PBDRef](v.([]string)), nil
+	return set[xenapi.PBDRef](x.c.Call(ctx, "host.get_PBDs", string(self)))
 }
 
 // GetHostCPUs: calls host.get_host_CPUs.
 func (x Host) GetHostCPUs(ctx context.Context, self xenapi.HostRef) ([]xenapi.HostCPURef, error) {
-	v, err := x.c.Call(ctx, "host.get_host_CPUs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostCPURef](v.([]string)), nil
+	return set[xenapi.HostCPURef](x.c.Call(ctx, "host.get_host_CPUs", string(self)))
 }
 
 // GetCPUInfo: calls host.get_cpu_info.
 func (x Host) GetCPUInfo(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_cpu_info", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_cpu_info", string(self)))
 }
 
 // GetHostname: calls host.get_hostname.
 func (x Host) GetHostname(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_hostname", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_hostname", string(self)))
 }
 
 // SetHostname: calls host.set_hostname.
 func (x Host) SetHostname(ctx context.Context, self xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.set_hostname", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_hostname", string(self), value))
 }
 
 // GetAddress: calls host.get_address.
 func (x Host) GetAddress(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_address", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_address", string(self)))
 }
 
 // SetAddress: calls host.set_address.
 func (x Host) SetAddress(ctx context.Context, self xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.set_address", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_address", string(self), value))
 }
 
 // GetMetrics: calls host.get_metrics.
 func (x Host) GetMetrics(ctx context.Context, self xenapi.HostRef) (xenapi.HostMetricsRef, error) {
-	v, err := x.c.Call(ctx, "host.get_metrics", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostMetricsRef(v.(string)), nil
+	return text[xenapi.HostMetricsRef](x.c.Call(ctx, "host.get_metrics", string(self)))
 }
 
 // GetLicenseParams: calls host.get_license_params.
 func (x Host) GetLicenseParams(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_license_params", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_license_params", string(self)))
 }
 
 // GetHAStatefiles: calls host.get_ha_statefiles.
 func (x Host) GetHAStatefiles(ctx context.Context, self xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.get_ha_statefiles", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.get_ha_statefiles", string(self)))
 }
 
 // GetHANetworkPeers: calls host.get_ha_network_peers.
 func (x Host) GetHANetworkPeers(ctx context.Context, self xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.get_ha_network_peers", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.get_ha_network_peers", string(self)))
 }
 
 // GetBlobs: calls host.get_blobs.
 func (x Host) GetBlobs(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_blobs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_blobs", string(self)))
 }
 
 // GetTags: calls host.get_tags.
 func (x Host) GetTags(ctx context.Context, self xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.get_tags", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.get_tags", string(self)))
 }
 
 // SetTags: calls host.set_tags.
 func (x Host) SetTags(ctx context.Context, self xenapi.HostRef, value []string) error {
-	_, err := x.c.Call(ctx, "host.set_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_tags", string(self), value))
 }
 
 // AddTags: calls host.add_tags.
 func (x Host) AddTags(ctx context.Context, self xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.add_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.add_tags", string(self), value))
 }
 
 // RemoveTags: calls host.remove_tags.
 func (x Host) RemoveTags(ctx context.Context, self xenapi.HostRef, value string) error {
-	_, err := x.c.Call(ctx, "host.remove_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.remove_tags", string(self), value))
 }
 
 // GetExternalAuthType: calls host.get_external_auth_type.
 func (x Host) GetExternalAuthType(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_external_auth_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_external_auth_type", string(self)))
 }
 
 // GetExternalAuthServiceName: calls host.get_external_auth_service_name.
 func (x Host) GetExternalAuthServiceName(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_external_auth_service_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_external_auth_service_name", string(self)))
 }
 
 // GetExternalAuthConfiguration: calls host.get_external_auth_configuration.
 func (x Host) GetExternalAuthConfiguration(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_external_auth_configuration", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_external_auth_configuration", string(self)))
 }
 
 // GetEdition: calls host.get_edition.
 func (x Host) GetEdition(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_edition", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_edition", string(self)))
 }
 
 // GetLicenseServer: calls host.get_license_server.
 func (x Host) GetLicenseServer(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_license_server", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_license_server", string(self)))
 }
 
 // SetLicenseServer: calls host.set_license_server.
 func (x Host) SetLicenseServer(ctx context.Context, self xenapi.HostRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "host.set_license_server", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_license_server", string(self), value))
 }
 
 // AddToLicenseServer: calls host.add_to_license_server.
 func (x Host) AddToLicenseServer(ctx context.Context, self xenapi.HostRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "host.add_to_license_server", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "host.add_to_license_server", string(self), key, value))
 }
 
 // RemoveFromLicenseServer: calls host.remove_from_license_server.
 func (x Host) RemoveFromLicenseServer(ctx context.Context, self xenapi.HostRef, key string) error {
-	_, err := x.c.Call(ctx, "host.remove_from_license_server", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "host.remove_from_license_server", string(self), key))
 }
 
 // GetBIOSStrings: calls host.get_bios_strings.
 func (x Host) GetBIOSStrings(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_bios_strings", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_bios_strings", string(self)))
 }
 
 // GetPowerOnMode: calls host.get_power_on_mode.
 func (x Host) GetPowerOnMode(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_power_on_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_power_on_mode", string(self)))
 }
 
 // GetPowerOnConfig: calls host.get_power_on_config.
 func (x Host) GetPowerOnConfig(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_power_on_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_power_on_config", string(self)))
 }
 
 // GetLocalCacheSR: calls host.get_local_cache_sr.
 func (x Host) GetLocalCacheSR(ctx context.Context, self xenapi.HostRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "host.get_local_cache_sr", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "host.get_local_cache_sr", string(self)))
 }
 
 // GetChipsetInfo: calls host.get_chipset_info.
 func (x Host) GetChipsetInfo(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_chipset_info", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_chipset_info", string(self)))
 }
 
 // GetPCIs: calls host.get_PCIs.
 func (x Host) GetPCIs(ctx context.Context, self xenapi.HostRef) ([]xenapi.PCIRef, error) {
-	v, err := x.c.Call(ctx, "host.get_PCIs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PCIRef](v.([]string)), nil
+	return set[xenapi.PCIRef](x.c.Call(ctx, "host.get_PCIs", string(self)))
 }
 
 // GetPGPUs: calls host.get_PGPUs.
 func (x Host) GetPGPUs(ctx context.Context, self xenapi.HostRef) ([]xenapi.PGPURef, error) {
-	v, err := x.c.Call(ctx, "host.get_PGPUs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PGPURef](v.([]string)), nil
+	return set[xenapi.PGPURef](x.c.Call(ctx, "host.get_PGPUs", string(self)))
 }
 
 // GetPUSBs: calls host.get_PUSBs.
 func (x Host) GetPUSBs(ctx context.Context, self xenapi.HostRef) ([]xenapi.PUSBRef, error) {
-	v, err := x.c.Call(ctx, "host.get_PUSBs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PUSBRef](v.([]string)), nil
+	return set[xenapi.PUSBRef](x.c.Call(ctx, "host.get_PUSBs", string(self)))
 }
 
 // GetSSLLegacy: calls host.get_ssl_legacy.
 func (x Host) GetSSLLegacy(ctx context.Context, self xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host.get_ssl_legacy", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.get_ssl_legacy", string(self)))
 }
 
 // GetGuestVCPUsParams: calls host.get_guest_VCPUs_params.
 func (x Host) GetGuestVCPUsParams(ctx context.Context, self xenapi.HostRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host.get_guest_VCPUs_params", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host.get_guest_VCPUs_params", string(self)))
 }
 
 // SetGuestVCPUsParams: calls host.set_guest_VCPUs_params.
 func (x Host) SetGuestVCPUsParams(ctx context.Context, self xenapi.HostRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "host.set_guest_VCPUs_params", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host.set_guest_VCPUs_params", string(self), value))
 }
 
 // AddToGuestVCPUsParams: calls host.add_to_guest_VCPUs_params.
 func (x Host) AddToGuestVCPUsParams(ctx context.Context, self xenapi.HostRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "host.add_to_guest_VCPUs_params", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "host.add_to_guest_VCPUs_params", string(self), key, value))
 }
 
 // RemoveFromGuestVCPUsParams: calls host.remove_from_guest_VCPUs_params.
 func (x Host) RemoveFromGuestVCPUsParams(ctx context.Context, self xenapi.HostRef, key string) error {
-	_, err := x.c.Call(ctx, "host.remove_from_guest_VCPUs_params", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "host.remove_from_guest_VCPUs_params", string(self), key))
 }
 
 // GetDisplay: calls host.get_display.
 func (x Host) GetDisplay(ctx context.Context, self xenapi.HostRef) (xenapi.HostDisplay, error) {
-	v, err := x.c.Call(ctx, "host.get_display", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostDisplay(v.(string)), nil
+	return text[xenapi.HostDisplay](x.c.Call(ctx, "host.get_display", string(self)))
 }
 
 // SetDisplay: calls host.set_display.
 func (x Host) SetDisplay(ctx context.Context, self xenapi.HostRef, value xenapi.HostDisplay) error {
-	_, err := x.c.Call(ctx, "host.set_display", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "host.set_display", string(self), string(value)))
 }
 
 // GetVirtualHardwarePlatformVersions: calls host.get_virtual_hardware_platform_versions.
 func (x Host) GetVirtualHardwarePlatformVersions(ctx context.Context, self xenapi.HostRef) ([]int64, error) {
-	v, err := x.c.Call(ctx, "host.get_virtual_hardware_platform_versions", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]int64), nil
+	return value[[]int64](x.c.Call(ctx, "host.get_virtual_hardware_platform_versions", string(self)))
 }
 
 // GetControlDomain: calls host.get_control_domain.
 func (x Host) GetControlDomain(ctx context.Context, self xenapi.HostRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "host.get_control_domain", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "host.get_control_domain", string(self)))
 }
 
 // GetUpdatesRequiringReboot: calls host.get_updates_requiring_reboot.
 func (x Host) GetUpdatesRequiringReboot(ctx context.Context, self xenapi.HostRef) ([]xenapi.PoolUpdateRef, error) {
-	v, err := x.c.Call(ctx, "host.get_updates_requiring_reboot", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolUpdateRef](v.([]string)), nil
+	return set[xenapi.PoolUpdateRef](x.c.Call(ctx, "host.get_updates_requiring_reboot", string(self)))
 }
 
 // GetFeatures: calls host.get_features.
 func (x Host) GetFeatures(ctx context.Context, self xenapi.HostRef) ([]xenapi.FeatureRef, error) {
-	v, err := x.c.Call(ctx, "host.get_features", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.FeatureRef](v.([]string)), nil
+	return set[xenapi.FeatureRef](x.c.Call(ctx, "host.get_features", string(self)))
 }
 
 // GetIscsiIqn: calls host.get_iscsi_iqn.
 func (x Host) GetIscsiIqn(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_iscsi_iqn", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_iscsi_iqn", string(self)))
 }
 
 // GetMultipathing: calls host.get_multipathing.
 func (x Host) GetMultipathing(ctx context.Context, self xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host.get_multipathing", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.get_multipathing", string(self)))
 }
 
 // GetUEFICertificates: calls host.get_uefi_certificates.
 func (x Host) GetUEFICertificates(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_uefi_certificates", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_uefi_certificates", string(self)))
 }
 
 // GetCertificates: calls host.get_certificates.
 func (x Host) GetCertificates(ctx context.Context, self xenapi.HostRef) ([]xenapi.CertificateRef, error) {
-	v, err := x.c.Call(ctx, "host.get_certificates", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CertificateRef](v.([]string)), nil
+	return set[xenapi.CertificateRef](x.c.Call(ctx, "host.get_certificates", string(self)))
 }
 
 // GetEditions: calls host.get_editions.
 func (x Host) GetEditions(ctx context.Context, self xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.get_editions", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.get_editions", string(self)))
 }
 
 // GetPendingGuidances: calls host.get_pending_guidances.
 func (x Host) GetPendingGuidances(ctx context.Context, self xenapi.HostRef) ([]xenapi.UpdateGuidances, error) {
-	v, err := x.c.Call(ctx, "host.get_pending_guidances", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.UpdateGuidances](v.([]string)), nil
+	return set[xenapi.UpdateGuidances](x.c.Call(ctx, "host.get_pending_guidances", string(self)))
 }
 
 // GetTLSVerificationEnabled: calls host.get_tls_verification_enabled.
 func (x Host) GetTLSVerificationEnabled(ctx context.Context, self xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host.get_tls_verification_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.get_tls_verification_enabled", string(self)))
 }
 
 // GetLastSoftwareUpdate: calls host.get_last_software_update.
 func (x Host) GetLastSoftwareUpdate(ctx context.Context, self xenapi.HostRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "host.get_last_software_update", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "host.get_last_software_update", string(self)))
 }
 
 // GetHTTPSOnly: calls host.get_https_only.
 func (x Host) GetHTTPSOnly(ctx context.Context, self xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host.get_https_only", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.get_https_only", string(self)))
 }
 
 // GetLatestSyncedUpdatesApplied: calls host.get_latest_synced_updates_applied.
 func (x Host) GetLatestSyncedUpdatesApplied(ctx context.Context, self xenapi.HostRef) (xenapi.LatestSyncedUpdatesAppliedState, error) {
-	v, err := x.c.Call(ctx, "host.get_latest_synced_updates_applied", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.LatestSyncedUpdatesAppliedState(v.(string)), nil
+	return text[xenapi.LatestSyncedUpdatesAppliedState](x.c.Call(ctx, "host.get_latest_synced_updates_applied", string(self)))
 }
 
 // GetNUMAAffinityPolicy: calls host.get_numa_affinity_policy.
 func (x Host) GetNUMAAffinityPolicy(ctx context.Context, self xenapi.HostRef) (xenapi.HostNUMAAffinityPolicy, error) {
-	v, err := x.c.Call(ctx, "host.get_numa_affinity_policy", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostNUMAAffinityPolicy(v.(string)), nil
+	return text[xenapi.HostNUMAAffinityPolicy](x.c.Call(ctx, "host.get_numa_affinity_policy", string(self)))
 }
 
 // GetPendingGuidancesRecommended: calls host.get_pending_guidances_recommended.
 func (x Host) GetPendingGuidancesRecommended(ctx context.Context, self xenapi.HostRef) ([]xenapi.UpdateGuidances, error) {
-	v, err := x.c.Call(ctx, "host.get_pending_guidances_recommended", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.UpdateGuidances](v.([]string)), nil
+	return set[xenapi.UpdateGuidances](x.c.Call(ctx, "host.get_pending_guidances_recommended", string(self)))
 }
 
 // GetPendingGuidancesFull: calls host.get_pending_guidances_full.
 func (x Host) GetPendingGuidancesFull(ctx context.Context, self xenapi.HostRef) ([]xenapi.UpdateGuidances, error) {
-	v, err := x.c.Call(ctx, "host.get_pending_guidances_full", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.UpdateGuidances](v.([]string)), nil
+	return set[xenapi.UpdateGuidances](x.c.Call(ctx, "host.get_pending_guidances_full", string(self)))
 }
 
 // GetLastUpdateHash: calls host.get_last_update_hash.
 func (x Host) GetLastUpdateHash(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_last_update_hash", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_last_update_hash", string(self)))
 }
 
 // GetSSHEnabled: calls host.get_ssh_enabled.
 func (x Host) GetSSHEnabled(ctx context.Context, self xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host.get_ssh_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.get_ssh_enabled", string(self)))
 }
 
 // GetSSHEnabledTimeout: calls host.get_ssh_enabled_timeout.
 func (x Host) GetSSHEnabledTimeout(ctx context.Context, self xenapi.HostRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host.get_ssh_enabled_timeout", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host.get_ssh_enabled_timeout", string(self)))
 }
 
 // GetSSHExpiry: calls host.get_ssh_expiry.
 func (x Host) GetSSHExpiry(ctx context.Context, self xenapi.HostRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "host.get_ssh_expiry", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "host.get_ssh_expiry", string(self)))
 }
 
 // GetConsoleIdleTimeout: calls host.get_console_idle_timeout.
 func (x Host) GetConsoleIdleTimeout(ctx context.Context, self xenapi.HostRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host.get_console_idle_timeout", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host.get_console_idle_timeout", string(self)))
 }
 
 // GetSSHAutoMode: calls host.get_ssh_auto_mode.
 func (x Host) GetSSHAutoMode(ctx context.Context, self xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host.get_ssh_auto_mode", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.get_ssh_auto_mode", string(self)))
 }
 
 // GetMaxCstate: calls host.get_max_cstate.
 func (x Host) GetMaxCstate(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_max_cstate", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_max_cstate", string(self)))
 }
 
 // GetSecureBoot: calls host.get_secure_boot.
 func (x Host) GetSecureBoot(ctx context.Context, self xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host.get_secure_boot", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host.get_secure_boot", string(self)))
 }
 
 // GetNTPMode: calls host.get_ntp_mode.
 func (x Host) GetNTPMode(ctx context.Context, self xenapi.HostRef) (xenapi.HostNTPMode, error) {
-	v, err := x.c.Call(ctx, "host.get_ntp_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostNTPMode(v.(string)), nil
+	return text[xenapi.HostNTPMode](x.c.Call(ctx, "host.get_ntp_mode", string(self)))
 }
 
 // GetNTPCustomServers: calls host.get_ntp_custom_servers.
 func (x Host) GetNTPCustomServers(ctx context.Context, self xenapi.HostRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "host.get_ntp_custom_servers", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "host.get_ntp_custom_servers", string(self)))
 }
 
 // GetTimezone: calls host.get_timezone.
 func (x Host) GetTimezone(ctx context.Context, self xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "host.get_timezone", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host.get_timezone", string(self)))
 }

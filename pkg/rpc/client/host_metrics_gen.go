@@ -11,117 +11,70 @@ type HostMetrics struct{ c *Client }
 
 // GetRecord: calls host_metrics.get_record.
 func (x HostMetrics) GetRecord(ctx context.Context, self xenapi.HostMetricsRef) (*xenapi.HostMetrics, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.HostMetrics), nil
+	return value[*xenapi.HostMetrics](x.c.Call(ctx, "host_metrics.get_record", string(self)))
 }
 
 // GetByUUID: calls host_metrics.get_by_uuid.
 func (x HostMetrics) GetByUUID(ctx context.Context, uuid string) (xenapi.HostMetricsRef, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostMetricsRef(v.(string)), nil
+	return text[xenapi.HostMetricsRef](x.c.Call(ctx, "host_metrics.get_by_uuid", uuid))
 }
 
 // GetAll: calls host_metrics.get_all.
 func (x HostMetrics) GetAll(ctx context.Context) ([]xenapi.HostMetricsRef, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostMetricsRef](v.([]string)), nil
+	return set[xenapi.HostMetricsRef](x.c.Call(ctx, "host_metrics.get_all"))
 }
 
 // GetAllWhere: calls host_metrics.get_all_where.
 func (x HostMetrics) GetAllWhere(ctx context.Context, expr string) ([]xenapi.HostMetricsRef, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostMetricsRef](v.([]string)), nil
+	return set[xenapi.HostMetricsRef](x.c.Call(ctx, "host_metrics.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls host_metrics.get_all_records_where.
 func (x HostMetrics) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host_metrics.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls host_metrics.get_all_records.
 func (x HostMetrics) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host_metrics.get_all_records"))
 }
 
 // GetUUID: calls host_metrics.get_uuid.
 func (x HostMetrics) GetUUID(ctx context.Context, self xenapi.HostMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_metrics.get_uuid", string(self)))
 }
 
 // GetMemoryTotal: calls host_metrics.get_memory_total.
 func (x HostMetrics) GetMemoryTotal(ctx context.Context, self xenapi.HostMetricsRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_memory_total", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host_metrics.get_memory_total", string(self)))
 }
 
 // GetLive: calls host_metrics.get_live.
 func (x HostMetrics) GetLive(ctx context.Context, self xenapi.HostMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_live", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host_metrics.get_live", string(self)))
 }
 
 // GetLastUpdated: calls host_metrics.get_last_updated.
 func (x HostMetrics) GetLastUpdated(ctx context.Context, self xenapi.HostMetricsRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_last_updated", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "host_metrics.get_last_updated", string(self)))
 }
 
 // GetOtherConfig: calls host_metrics.get_other_config.
 func (x HostMetrics) GetOtherConfig(ctx context.Context, self xenapi.HostMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host_metrics.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host_metrics.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls host_metrics.set_other_config.
 func (x HostMetrics) SetOtherConfig(ctx context.Context, self xenapi.HostMetricsRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "host_metrics.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host_metrics.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls host_metrics.add_to_other_config.
 func (x HostMetrics) AddToOtherConfig(ctx context.Context, self xenapi.HostMetricsRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "host_metrics.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "host_metrics.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls host_metrics.remove_from_other_config.
 func (x HostMetrics) RemoveFromOtherConfig(ctx context.Context, self xenapi.HostMetricsRef, key string) error {
-	_, err := x.c.Call(ctx, "host_metrics.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "host_metrics.remove_from_other_config", string(self), key))
 }

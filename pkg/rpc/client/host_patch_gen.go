@@ -11,186 +11,110 @@ type HostPatch struct{ c *Client }
 
 // Destroy: removes the record; the host stays patched.
 func (x HostPatch) Destroy(ctx context.Context, self xenapi.HostPatchRef) error {
-	_, err := x.c.Call(ctx, "host_patch.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "host_patch.destroy", string(self)))
 }
 
 // Apply: applies the patch; pool_update.apply replaces it.
 func (x HostPatch) Apply(ctx context.Context, self xenapi.HostPatchRef) (string, error) {
-	v, err := x.c.Call(ctx, "host_patch.apply", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_patch.apply", string(self)))
 }
 
 // GetRecord: calls host_patch.get_record.
 func (x HostPatch) GetRecord(ctx context.Context, self xenapi.HostPatchRef) (*xenapi.HostPatch, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.HostPatch), nil
+	return value[*xenapi.HostPatch](x.c.Call(ctx, "host_patch.get_record", string(self)))
 }
 
 // GetByUUID: calls host_patch.get_by_uuid.
 func (x HostPatch) GetByUUID(ctx context.Context, uuid string) (xenapi.HostPatchRef, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostPatchRef(v.(string)), nil
+	return text[xenapi.HostPatchRef](x.c.Call(ctx, "host_patch.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls host_patch.get_by_name_label.
 func (x HostPatch) GetByNameLabel(ctx context.Context, label string) ([]xenapi.HostPatchRef, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostPatchRef](v.([]string)), nil
+	return set[xenapi.HostPatchRef](x.c.Call(ctx, "host_patch.get_by_name_label", label))
 }
 
 // GetAll: calls host_patch.get_all.
 func (x HostPatch) GetAll(ctx context.Context) ([]xenapi.HostPatchRef, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostPatchRef](v.([]string)), nil
+	return set[xenapi.HostPatchRef](x.c.Call(ctx, "host_patch.get_all"))
 }
 
 // GetAllWhere: calls host_patch.get_all_where.
 func (x HostPatch) GetAllWhere(ctx context.Context, expr string) ([]xenapi.HostPatchRef, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostPatchRef](v.([]string)), nil
+	return set[xenapi.HostPatchRef](x.c.Call(ctx, "host_patch.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls host_patch.get_all_records_where.
 func (x HostPatch) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host_patch.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls host_patch.get_all_records.
 func (x HostPatch) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "host_patch.get_all_records"))
 }
 
 // GetUUID: calls host_patch.get_uuid.
 func (x HostPatch) GetUUID(ctx context.Context, self xenapi.HostPatchRef) (string, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_patch.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls host_patch.get_name_label.
 func (x HostPatch) GetNameLabel(ctx context.Context, self xenapi.HostPatchRef) (string, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_patch.get_name_label", string(self)))
 }
 
 // GetNameDescription: calls host_patch.get_name_description.
 func (x HostPatch) GetNameDescription(ctx context.Context, self xenapi.HostPatchRef) (string, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_patch.get_name_description", string(self)))
 }
 
 // GetVersion: calls host_patch.get_version.
 func (x HostPatch) GetVersion(ctx context.Context, self xenapi.HostPatchRef) (string, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_version", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "host_patch.get_version", string(self)))
 }
 
 // GetHost: calls host_patch.get_host.
 func (x HostPatch) GetHost(ctx context.Context, self xenapi.HostPatchRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "host_patch.get_host", string(self)))
 }
 
 // GetApplied: calls host_patch.get_applied.
 func (x HostPatch) GetApplied(ctx context.Context, self xenapi.HostPatchRef) (bool, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_applied", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "host_patch.get_applied", string(self)))
 }
 
 // GetTimestampApplied: calls host_patch.get_timestamp_applied.
 func (x HostPatch) GetTimestampApplied(ctx context.Context, self xenapi.HostPatchRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_timestamp_applied", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "host_patch.get_timestamp_applied", string(self)))
 }
 
 // GetSize: calls host_patch.get_size.
 func (x HostPatch) GetSize(ctx context.Context, self xenapi.HostPatchRef) (int64, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "host_patch.get_size", string(self)))
 }
 
 // GetPoolPatch: calls host_patch.get_pool_patch.
 func (x HostPatch) GetPoolPatch(ctx context.Context, self xenapi.HostPatchRef) (xenapi.PoolPatchRef, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_pool_patch", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PoolPatchRef(v.(string)), nil
+	return text[xenapi.PoolPatchRef](x.c.Call(ctx, "host_patch.get_pool_patch", string(self)))
 }
 
 // GetOtherConfig: calls host_patch.get_other_config.
 func (x HostPatch) GetOtherConfig(ctx context.Context, self xenapi.HostPatchRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "host_patch.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "host_patch.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls host_patch.set_other_config.
 func (x HostPatch) SetOtherConfig(ctx context.Context, self xenapi.HostPatchRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "host_patch.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "host_patch.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls host_patch.add_to_other_config.
 func (x HostPatch) AddToOtherConfig(ctx context.Context, self xenapi.HostPatchRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "host_patch.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "host_patch.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls host_patch.remove_from_other_config.
 func (x HostPatch) RemoveFromOtherConfig(ctx context.Context, self xenapi.HostPatchRef, key string) error {
-	_, err := x.c.Call(ctx, "host_patch.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "host_patch.remove_from_other_config", string(self), key))
 }

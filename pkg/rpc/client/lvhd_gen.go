@@ -10,36 +10,20 @@ type LVHD struct{ c *Client }
 
 // EnableThinProvisioning: would turn an LVM SR into a thinly provisioned one; withdrawn.
 func (x LVHD) EnableThinProvisioning(ctx context.Context, host xenapi.HostRef, sr xenapi.SRRef, initialAllocation int64, allocationQuantum int64) (string, error) {
-	v, err := x.c.Call(ctx, "LVHD.enable_thin_provisioning", string(host), string(sr), initialAllocation, allocationQuantum)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "LVHD.enable_thin_provisioning", string(host), string(sr), initialAllocation, allocationQuantum))
 }
 
 // GetRecord: calls LVHD.get_record.
 func (x LVHD) GetRecord(ctx context.Context, self xenapi.LVHDRef) (*xenapi.LVHD, error) {
-	v, err := x.c.Call(ctx, "LVHD.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.LVHD), nil
+	return value[*xenapi.LVHD](x.c.Call(ctx, "LVHD.get_record", string(self)))
 }
 
 // GetByUUID: calls LVHD.get_by_uuid.
 func (x LVHD) GetByUUID(ctx context.Context, uuid string) (xenapi.LVHDRef, error) {
-	v, err := x.c.Call(ctx, "LVHD.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.LVHDRef(v.(string)), nil
+	return text[xenapi.LVHDRef](x.c.Call(ctx, "LVHD.get_by_uuid", uuid))
 }
 
 // GetUUID: calls LVHD.get_uuid.
 func (x LVHD) GetUUID(ctx context.Context, self xenapi.LVHDRef) (string, error) {
-	v, err := x.c.Call(ctx, "LVHD.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "LVHD.get_uuid", string(self)))
 }

@@ -11,90 +11,55 @@ type Message struct{ c *Client }
 
 // Create: makes an alert about an object, and returns it.
 func (x Message) Create(ctx context.Context, name string, priority int64, cls xenapi.Cls, objUUID string, body string) (xenapi.MessageRef, error) {
-	v, err := x.c.Call(ctx, "message.create", name, priority, string(cls), objUUID, body)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.MessageRef(v.(string)), nil
+	return text[xenapi.MessageRef](x.c.Call(ctx, "message.create", name, priority, string(cls), objUUID, body))
 }
 
 // Destroy: deletes the alert.
 func (x Message) Destroy(ctx context.Context, self xenapi.MessageRef) error {
-	_, err := x.c.Call(ctx, "message.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "message.destroy", string(self)))
 }
 
 // DestroyMany: deletes these alerts in one call.
 func (x Message) DestroyMany(ctx context.Context, messages []xenapi.MessageRef) error {
-	_, err := x.c.Call(ctx, "message.destroy_many", xenapi.Texts(messages))
-	return err
+	return none(x.c.Call(ctx, "message.destroy_many", xenapi.Texts(messages)))
 }
 
 // DestroyAll: deletes all alerts that match the filters: class, object, priority or time.
 func (x Message) DestroyAll(ctx context.Context, filters map[string]string) error {
-	_, err := x.c.Call(ctx, "message.destroy_all", filters)
-	return err
+	return none(x.c.Call(ctx, "message.destroy_all", filters))
 }
 
 // Get: returns the alerts about one object since a time.
 func (x Message) Get(ctx context.Context, cls xenapi.Cls, objUUID string, since time.Time) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "message.get", string(cls), objUUID, since)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "message.get", string(cls), objUUID, since))
 }
 
 // GetAll: lists all alerts.
 func (x Message) GetAll(ctx context.Context) ([]xenapi.MessageRef, error) {
-	v, err := x.c.Call(ctx, "message.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.MessageRef](v.([]string)), nil
+	return set[xenapi.MessageRef](x.c.Call(ctx, "message.get_all"))
 }
 
 // GetSince: returns all alerts since a time.
 func (x Message) GetSince(ctx context.Context, since time.Time) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "message.get_since", since)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "message.get_since", since))
 }
 
 // GetRecord: returns the alert's record.
 func (x Message) GetRecord(ctx context.Context, self xenapi.MessageRef) (*xenapi.Message, error) {
-	v, err := x.c.Call(ctx, "message.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Message), nil
+	return value[*xenapi.Message](x.c.Call(ctx, "message.get_record", string(self)))
 }
 
 // GetByUUID: finds an alert by its uuid.
 func (x Message) GetByUUID(ctx context.Context, uuid string) (xenapi.MessageRef, error) {
-	v, err := x.c.Call(ctx, "message.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.MessageRef(v.(string)), nil
+	return text[xenapi.MessageRef](x.c.Call(ctx, "message.get_by_uuid", uuid))
 }
 
 // GetAllRecords: returns the records of all alerts.
 func (x Message) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "message.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "message.get_all_records"))
 }
 
 // GetAllRecordsWhere: returns the records of the alerts that match an expression.
 func (x Message) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "message.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "message.get_all_records_where", expr))
 }

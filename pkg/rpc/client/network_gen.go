@@ -10,330 +10,210 @@ type Network struct{ c *Client }
 
 // Attach: brings the network up on a host.
 func (x Network) Attach(ctx context.Context, network xenapi.NetworkRef, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "network.attach", string(network), string(host))
-	return err
+	return none(x.c.Call(ctx, "network.attach", string(network), string(host)))
 }
 
 // PoolIntroduce: records a network for another component of the pool, and returns it.
 func (x Network) PoolIntroduce(ctx context.Context, nameLabel string, nameDescription string, mtu int64, otherConfig map[string]string, bridge string, managed bool, purpose []xenapi.NetworkPurpose) (xenapi.NetworkRef, error) {
-	v, err := x.c.Call(ctx, "network.pool_introduce", nameLabel, nameDescription, mtu, otherConfig, bridge, managed, xenapi.Texts(purpose))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.NetworkRef(v.(string)), nil
+	return text[xenapi.NetworkRef](x.c.Call(ctx, "network.pool_introduce", nameLabel, nameDescription, mtu, otherConfig, bridge, managed, xenapi.Texts(purpose)))
 }
 
 // CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 func (x Network) CreateNewBlob(ctx context.Context, network xenapi.NetworkRef, name string, mimeType string, public bool) (xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "network.create_new_blob", string(network), name, mimeType, public)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BlobRef(v.(string)), nil
+	return text[xenapi.BlobRef](x.c.Call(ctx, "network.create_new_blob", string(network), name, mimeType, public))
 }
 
 // SetDefaultLockingMode: sets how interfaces are filtered by default; no attached one may follow it.
 func (x Network) SetDefaultLockingMode(ctx context.Context, network xenapi.NetworkRef, value xenapi.NetworkDefaultLockingMode) error {
-	_, err := x.c.Call(ctx, "network.set_default_locking_mode", string(network), string(value))
-	return err
+	return none(x.c.Call(ctx, "network.set_default_locking_mode", string(network), string(value)))
 }
 
 // AttachForVM: brings up on a host every network that the VM needs.
 func (x Network) AttachForVM(ctx context.Context, host xenapi.HostRef, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "network.attach_for_vm", string(host), string(vm))
-	return err
+	return none(x.c.Call(ctx, "network.attach_for_vm", string(host), string(vm)))
 }
 
 // DetachForVM: releases on a host the networks that the VM needed.
 func (x Network) DetachForVM(ctx context.Context, host xenapi.HostRef, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "network.detach_for_vm", string(host), string(vm))
-	return err
+	return none(x.c.Call(ctx, "network.detach_for_vm", string(host), string(vm)))
 }
 
 // AddPurpose: gives the network a special use; some exclude each other.
 func (x Network) AddPurpose(ctx context.Context, self xenapi.NetworkRef, value xenapi.NetworkPurpose) error {
-	_, err := x.c.Call(ctx, "network.add_purpose", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "network.add_purpose", string(self), string(value)))
 }
 
 // RemovePurpose: takes a special use away.
 func (x Network) RemovePurpose(ctx context.Context, self xenapi.NetworkRef, value xenapi.NetworkPurpose) error {
-	_, err := x.c.Call(ctx, "network.remove_purpose", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "network.remove_purpose", string(self), string(value)))
 }
 
 // GetRecord: calls network.get_record.
 func (x Network) GetRecord(ctx context.Context, self xenapi.NetworkRef) (*xenapi.Network, error) {
-	v, err := x.c.Call(ctx, "network.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Network), nil
+	return value[*xenapi.Network](x.c.Call(ctx, "network.get_record", string(self)))
 }
 
 // GetByUUID: calls network.get_by_uuid.
 func (x Network) GetByUUID(ctx context.Context, uuid string) (xenapi.NetworkRef, error) {
-	v, err := x.c.Call(ctx, "network.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.NetworkRef(v.(string)), nil
+	return text[xenapi.NetworkRef](x.c.Call(ctx, "network.get_by_uuid", uuid))
 }
 
 // Create: calls network.create.
 func (x Network) Create(ctx context.Context, args *xenapi.Network) (xenapi.NetworkRef, error) {
-	v, err := x.c.Call(ctx, "network.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.NetworkRef(v.(string)), nil
+	return text[xenapi.NetworkRef](x.c.Call(ctx, "network.create", args))
 }
 
 // Destroy: calls network.destroy.
 func (x Network) Destroy(ctx context.Context, self xenapi.NetworkRef) error {
-	_, err := x.c.Call(ctx, "network.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "network.destroy", string(self)))
 }
 
 // GetByNameLabel: calls network.get_by_name_label.
 func (x Network) GetByNameLabel(ctx context.Context, label string) ([]xenapi.NetworkRef, error) {
-	v, err := x.c.Call(ctx, "network.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.NetworkRef](v.([]string)), nil
+	return set[xenapi.NetworkRef](x.c.Call(ctx, "network.get_by_name_label", label))
 }
 
 // GetAll: calls network.get_all.
 func (x Network) GetAll(ctx context.Context) ([]xenapi.NetworkRef, error) {
-	v, err := x.c.Call(ctx, "network.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.NetworkRef](v.([]string)), nil
+	return set[xenapi.NetworkRef](x.c.Call(ctx, "network.get_all"))
 }
 
 // GetAllWhere: calls network.get_all_where.
 func (x Network) GetAllWhere(ctx context.Context, expr string) ([]xenapi.NetworkRef, error) {
-	v, err := x.c.Call(ctx, "network.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.NetworkRef](v.([]string)), nil
+	return set[xenapi.NetworkRef](x.c.Call(ctx, "network.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls network.get_all_records_where.
 func (x Network) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "network.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "network.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls network.get_all_records.
 func (x Network) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "network.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "network.get_all_records"))
 }
 
 // GetUUID: calls network.get_uuid.
 func (x Network) GetUUID(ctx context.Context, self xenapi.NetworkRef) (string, error) {
-	v, err := x.c.Call(ctx, "network.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "network.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls network.get_name_label.
 func (x Network) GetNameLabel(ctx context.Context, self xenapi.NetworkRef) (string, error) {
-	v, err := x.c.Call(ctx, "network.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "network.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls network.set_name_label.
 func (x Network) SetNameLabel(ctx context.Context, self xenapi.NetworkRef, value string) error {
-	_, err := x.c.Call(ctx, "network.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "network.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls network.get_name_description.
 func (x Network) GetNameDescription(ctx context.Context, self xenapi.NetworkRef) (string, error) {
-	v, err := x.c.Call(ctx, "network.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "network.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls network.set_name_description.
 func (x Network) SetNameDescription(ctx context.Context, self xenapi.NetworkRef, value string) error {
-	_, err := x.c.Call(ctx, "network.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "network.set_name_description", string(self), value))
 }
 
 // GetAllowedOperations: calls network.get_allowed_operations.
 func (x Network) GetAllowedOperations(ctx context.Context, self xenapi.NetworkRef) ([]xenapi.NetworkOperations, error) {
-	v, err := x.c.Call(ctx, "network.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.NetworkOperations](v.([]string)), nil
+	return set[xenapi.NetworkOperations](x.c.Call(ctx, "network.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls network.get_current_operations.
 func (x Network) GetCurrentOperations(ctx context.Context, self xenapi.NetworkRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "network.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "network.get_current_operations", string(self)))
 }
 
 // GetVIFs: calls network.get_VIFs.
 func (x Network) GetVIFs(ctx context.Context, self xenapi.NetworkRef) ([]xenapi.VIFRef, error) {
-	v, err := x.c.Call(ctx, "network.get_VIFs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VIFRef](v.([]string)), nil
+	return set[xenapi.VIFRef](x.c.Call(ctx, "network.get_VIFs", string(self)))
 }
 
 // GetPIFs: calls network.get_PIFs.
 func (x Network) GetPIFs(ctx context.Context, self xenapi.NetworkRef) ([]xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "network.get_PIFs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PIFRef](v.([]string)), nil
+	return set[xenapi.PIFRef](x.c.Call(ctx, "network.get_PIFs", string(self)))
 }
 
 // GetMTU: calls network.get_MTU.
 func (x Network) GetMTU(ctx context.Context, self xenapi.NetworkRef) (int64, error) {
-	v, err := x.c.Call(ctx, "network.get_MTU", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "network.get_MTU", string(self)))
 }
 
 // SetMTU: calls network.set_MTU.
 func (x Network) SetMTU(ctx context.Context, self xenapi.NetworkRef, value int64) error {
-	_, err := x.c.Call(ctx, "network.set_MTU", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "network.set_MTU", string(self), value))
 }
 
 // GetOtherConfig: calls network.get_other_config.
 func (x Network) GetOtherConfig(ctx context.Context, self xenapi.NetworkRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "network.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "network.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls network.set_other_config.
 func (x Network) SetOtherConfig(ctx context.Context, self xenapi.NetworkRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "network.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "network.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls network.add_to_other_config.
 func (x Network) AddToOtherConfig(ctx context.Context, self xenapi.NetworkRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "network.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "network.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls network.remove_from_other_config.
 func (x Network) RemoveFromOtherConfig(ctx context.Context, self xenapi.NetworkRef, key string) error {
-	_, err := x.c.Call(ctx, "network.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "network.remove_from_other_config", string(self), key))
 }
 
 // GetBridge: calls network.get_bridge.
 func (x Network) GetBridge(ctx context.Context, self xenapi.NetworkRef) (string, error) {
-	v, err := x.c.Call(ctx, "network.get_bridge", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "network.get_bridge", string(self)))
 }
 
 // GetManaged: calls network.get_managed.
 func (x Network) GetManaged(ctx context.Context, self xenapi.NetworkRef) (bool, error) {
-	v, err := x.c.Call(ctx, "network.get_managed", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "network.get_managed", string(self)))
 }
 
 // GetBlobs: calls network.get_blobs.
 func (x Network) GetBlobs(ctx context.Context, self xenapi.NetworkRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "network.get_blobs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "network.get_blobs", string(self)))
 }
 
 // GetTags: calls network.get_tags.
 func (x Network) GetTags(ctx context.Context, self xenapi.NetworkRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "network.get_tags", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "network.get_tags", string(self)))
 }
 
 // SetTags: calls network.set_tags.
 func (x Network) SetTags(ctx context.Context, self xenapi.NetworkRef, value []string) error {
-	_, err := x.c.Call(ctx, "network.set_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "network.set_tags", string(self), value))
 }
 
 // AddTags: calls network.add_tags.
 func (x Network) AddTags(ctx context.Context, self xenapi.NetworkRef, value string) error {
-	_, err := x.c.Call(ctx, "network.add_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "network.add_tags", string(self), value))
 }
 
 // RemoveTags: calls network.remove_tags.
 func (x Network) RemoveTags(ctx context.Context, self xenapi.NetworkRef, value string) error {
-	_, err := x.c.Call(ctx, "network.remove_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "network.remove_tags", string(self), value))
 }
 
 // GetDefaultLockingMode: calls network.get_default_locking_mode.
 func (x Network) GetDefaultLockingMode(ctx context.Context, self xenapi.NetworkRef) (xenapi.NetworkDefaultLockingMode, error) {
-	v, err := x.c.Call(ctx, "network.get_default_locking_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.NetworkDefaultLockingMode(v.(string)), nil
+	return text[xenapi.NetworkDefaultLockingMode](x.c.Call(ctx, "network.get_default_locking_mode", string(self)))
 }
 
 // GetAssignedIPs: calls network.get_assigned_ips.
 func (x Network) GetAssignedIPs(ctx context.Context, self xenapi.NetworkRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "network.get_assigned_ips", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "network.get_assigned_ips", string(self)))
 }
 
 // GetPurpose: calls network.get_purpose.
 func (x Network) GetPurpose(ctx context.Context, self xenapi.NetworkRef) ([]xenapi.NetworkPurpose, error) {
-	v, err := x.c.Call(ctx, "network.get_purpose", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.NetworkPurpose](v.([]string)), nil
+	return set[xenapi.NetworkPurpose](x.c.Call(ctx, "network.get_purpose", string(self)))
 }

@@ -10,123 +10,70 @@ type NetworkSriov struct{ c *Client }
 
 // Create: switches SR-IOV on at a port for the network, and returns it.
 func (x NetworkSriov) Create(ctx context.Context, pif xenapi.PIFRef, network xenapi.NetworkRef) (xenapi.NetworkSriovRef, error) {
-	v, err := x.c.Call(ctx, "network_sriov.create", string(pif), string(network))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.NetworkSriovRef(v.(string)), nil
+	return text[xenapi.NetworkSriovRef](x.c.Call(ctx, "network_sriov.create", string(pif), string(network)))
 }
 
 // Destroy: switches SR-IOV off at the port.
 func (x NetworkSriov) Destroy(ctx context.Context, self xenapi.NetworkSriovRef) error {
-	_, err := x.c.Call(ctx, "network_sriov.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "network_sriov.destroy", string(self)))
 }
 
 // GetRemainingCapacity: returns how many functions are still free.
 func (x NetworkSriov) GetRemainingCapacity(ctx context.Context, self xenapi.NetworkSriovRef) (int64, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_remaining_capacity", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "network_sriov.get_remaining_capacity", string(self)))
 }
 
 // GetRecord: calls network_sriov.get_record.
 func (x NetworkSriov) GetRecord(ctx context.Context, self xenapi.NetworkSriovRef) (*xenapi.NetworkSriov, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.NetworkSriov), nil
+	return value[*xenapi.NetworkSriov](x.c.Call(ctx, "network_sriov.get_record", string(self)))
 }
 
 // GetByUUID: calls network_sriov.get_by_uuid.
 func (x NetworkSriov) GetByUUID(ctx context.Context, uuid string) (xenapi.NetworkSriovRef, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.NetworkSriovRef(v.(string)), nil
+	return text[xenapi.NetworkSriovRef](x.c.Call(ctx, "network_sriov.get_by_uuid", uuid))
 }
 
 // GetAll: calls network_sriov.get_all.
 func (x NetworkSriov) GetAll(ctx context.Context) ([]xenapi.NetworkSriovRef, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.NetworkSriovRef](v.([]string)), nil
+	return set[xenapi.NetworkSriovRef](x.c.Call(ctx, "network_sriov.get_all"))
 }
 
 // GetAllWhere: calls network_sriov.get_all_where.
 func (x NetworkSriov) GetAllWhere(ctx context.Context, expr string) ([]xenapi.NetworkSriovRef, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.NetworkSriovRef](v.([]string)), nil
+	return set[xenapi.NetworkSriovRef](x.c.Call(ctx, "network_sriov.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls network_sriov.get_all_records_where.
 func (x NetworkSriov) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "network_sriov.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls network_sriov.get_all_records.
 func (x NetworkSriov) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "network_sriov.get_all_records"))
 }
 
 // GetUUID: calls network_sriov.get_uuid.
 func (x NetworkSriov) GetUUID(ctx context.Context, self xenapi.NetworkSriovRef) (string, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "network_sriov.get_uuid", string(self)))
 }
 
 // GetPhysicalPIF: calls network_sriov.get_physical_PIF.
 func (x NetworkSriov) GetPhysicalPIF(ctx context.Context, self xenapi.NetworkSriovRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_physical_PIF", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "network_sriov.get_physical_PIF", string(self)))
 }
 
 // GetLogicalPIF: calls network_sriov.get_logical_PIF.
 func (x NetworkSriov) GetLogicalPIF(ctx context.Context, self xenapi.NetworkSriovRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_logical_PIF", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "network_sriov.get_logical_PIF", string(self)))
 }
 
 // GetRequiresReboot: calls network_sriov.get_requires_reboot.
 func (x NetworkSriov) GetRequiresReboot(ctx context.Context, self xenapi.NetworkSriovRef) (bool, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_requires_reboot", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "network_sriov.get_requires_reboot", string(self)))
 }
 
 // GetConfigurationMode: calls network_sriov.get_configuration_mode.
 func (x NetworkSriov) GetConfigurationMode(ctx context.Context, self xenapi.NetworkSriovRef) (xenapi.SriovConfigurationMode, error) {
-	v, err := x.c.Call(ctx, "network_sriov.get_configuration_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SriovConfigurationMode(v.(string)), nil
+	return text[xenapi.SriovConfigurationMode](x.c.Call(ctx, "network_sriov.get_configuration_mode", string(self)))
 }

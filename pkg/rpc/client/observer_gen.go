@@ -10,204 +10,130 @@ type Observer struct{ c *Client }
 
 // Register: puts the rule in force on a host.
 func (x Observer) Register(ctx context.Context, self xenapi.ObserverRef, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "Observer.register", string(self), string(host))
-	return err
+	return none(x.c.Call(ctx, "Observer.register", string(self), string(host)))
 }
 
 // Unregister: takes the rule out of force on a host.
 func (x Observer) Unregister(ctx context.Context, self xenapi.ObserverRef, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "Observer.unregister", string(self), string(host))
-	return err
+	return none(x.c.Call(ctx, "Observer.unregister", string(self), string(host)))
 }
 
 // SetHosts: sets the hosts that it is in force on.
 func (x Observer) SetHosts(ctx context.Context, self xenapi.ObserverRef, value []xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "Observer.set_hosts", string(self), xenapi.Texts(value))
-	return err
+	return none(x.c.Call(ctx, "Observer.set_hosts", string(self), xenapi.Texts(value)))
 }
 
 // SetEnabled: switches tracing on or off.
 func (x Observer) SetEnabled(ctx context.Context, self xenapi.ObserverRef, value bool) error {
-	_, err := x.c.Call(ctx, "Observer.set_enabled", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Observer.set_enabled", string(self), value))
 }
 
 // SetAttributes: replaces the pairs added to every trace.
 func (x Observer) SetAttributes(ctx context.Context, self xenapi.ObserverRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "Observer.set_attributes", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Observer.set_attributes", string(self), value))
 }
 
 // SetEndpoints: replaces where traces go.
 func (x Observer) SetEndpoints(ctx context.Context, self xenapi.ObserverRef, value []string) error {
-	_, err := x.c.Call(ctx, "Observer.set_endpoints", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Observer.set_endpoints", string(self), value))
 }
 
 // SetComponents: replaces the components that are traced.
 func (x Observer) SetComponents(ctx context.Context, self xenapi.ObserverRef, value []string) error {
-	_, err := x.c.Call(ctx, "Observer.set_components", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Observer.set_components", string(self), value))
 }
 
 // GetRecord: calls Observer.get_record.
 func (x Observer) GetRecord(ctx context.Context, self xenapi.ObserverRef) (*xenapi.Observer, error) {
-	v, err := x.c.Call(ctx, "Observer.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Observer), nil
+	return value[*xenapi.Observer](x.c.Call(ctx, "Observer.get_record", string(self)))
 }
 
 // GetByUUID: calls Observer.get_by_uuid.
 func (x Observer) GetByUUID(ctx context.Context, uuid string) (xenapi.ObserverRef, error) {
-	v, err := x.c.Call(ctx, "Observer.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ObserverRef(v.(string)), nil
+	return text[xenapi.ObserverRef](x.c.Call(ctx, "Observer.get_by_uuid", uuid))
 }
 
 // Create: calls Observer.create.
 func (x Observer) Create(ctx context.Context, args *xenapi.Observer) (xenapi.ObserverRef, error) {
-	v, err := x.c.Call(ctx, "Observer.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.ObserverRef(v.(string)), nil
+	return text[xenapi.ObserverRef](x.c.Call(ctx, "Observer.create", args))
 }
 
 // Destroy: calls Observer.destroy.
 func (x Observer) Destroy(ctx context.Context, self xenapi.ObserverRef) error {
-	_, err := x.c.Call(ctx, "Observer.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "Observer.destroy", string(self)))
 }
 
 // GetByNameLabel: calls Observer.get_by_name_label.
 func (x Observer) GetByNameLabel(ctx context.Context, label string) ([]xenapi.ObserverRef, error) {
-	v, err := x.c.Call(ctx, "Observer.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ObserverRef](v.([]string)), nil
+	return set[xenapi.ObserverRef](x.c.Call(ctx, "Observer.get_by_name_label", label))
 }
 
 // GetAll: calls Observer.get_all.
 func (x Observer) GetAll(ctx context.Context) ([]xenapi.ObserverRef, error) {
-	v, err := x.c.Call(ctx, "Observer.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ObserverRef](v.([]string)), nil
+	return set[xenapi.ObserverRef](x.c.Call(ctx, "Observer.get_all"))
 }
 
 // GetAllWhere: calls Observer.get_all_where.
 func (x Observer) GetAllWhere(ctx context.Context, expr string) ([]xenapi.ObserverRef, error) {
-	v, err := x.c.Call(ctx, "Observer.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ObserverRef](v.([]string)), nil
+	return set[xenapi.ObserverRef](x.c.Call(ctx, "Observer.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Observer.get_all_records_where.
 func (x Observer) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Observer.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Observer.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Observer.get_all_records.
 func (x Observer) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Observer.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Observer.get_all_records"))
 }
 
 // GetUUID: calls Observer.get_uuid.
 func (x Observer) GetUUID(ctx context.Context, self xenapi.ObserverRef) (string, error) {
-	v, err := x.c.Call(ctx, "Observer.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Observer.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls Observer.get_name_label.
 func (x Observer) GetNameLabel(ctx context.Context, self xenapi.ObserverRef) (string, error) {
-	v, err := x.c.Call(ctx, "Observer.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Observer.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls Observer.set_name_label.
 func (x Observer) SetNameLabel(ctx context.Context, self xenapi.ObserverRef, value string) error {
-	_, err := x.c.Call(ctx, "Observer.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Observer.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls Observer.get_name_description.
 func (x Observer) GetNameDescription(ctx context.Context, self xenapi.ObserverRef) (string, error) {
-	v, err := x.c.Call(ctx, "Observer.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Observer.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls Observer.set_name_description.
 func (x Observer) SetNameDescription(ctx context.Context, self xenapi.ObserverRef, value string) error {
-	_, err := x.c.Call(ctx, "Observer.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Observer.set_name_description", string(self), value))
 }
 
 // GetHosts: calls Observer.get_hosts.
 func (x Observer) GetHosts(ctx context.Context, self xenapi.ObserverRef) ([]xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "Observer.get_hosts", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostRef](v.([]string)), nil
+	return set[xenapi.HostRef](x.c.Call(ctx, "Observer.get_hosts", string(self)))
 }
 
 // GetAttributes: calls Observer.get_attributes.
 func (x Observer) GetAttributes(ctx context.Context, self xenapi.ObserverRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "Observer.get_attributes", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "Observer.get_attributes", string(self)))
 }
 
 // GetEndpoints: calls Observer.get_endpoints.
 func (x Observer) GetEndpoints(ctx context.Context, self xenapi.ObserverRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "Observer.get_endpoints", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "Observer.get_endpoints", string(self)))
 }
 
 // GetComponents: calls Observer.get_components.
 func (x Observer) GetComponents(ctx context.Context, self xenapi.ObserverRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "Observer.get_components", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "Observer.get_components", string(self)))
 }
 
 // GetEnabled: calls Observer.get_enabled.
 func (x Observer) GetEnabled(ctx context.Context, self xenapi.ObserverRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Observer.get_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Observer.get_enabled", string(self)))
 }

@@ -10,159 +10,100 @@ type PBD struct{ c *Client }
 
 // Plug: attaches the SR on its host; nothing happens if it is attached already.
 func (x PBD) Plug(ctx context.Context, self xenapi.PBDRef) error {
-	_, err := x.c.Call(ctx, "PBD.plug", string(self))
-	return err
+	return none(x.c.Call(ctx, "PBD.plug", string(self)))
 }
 
 // Unplug: detaches the SR on its host; no disk on it may be in use there.
 func (x PBD) Unplug(ctx context.Context, self xenapi.PBDRef) error {
-	_, err := x.c.Call(ctx, "PBD.unplug", string(self))
-	return err
+	return none(x.c.Call(ctx, "PBD.unplug", string(self)))
 }
 
 // SetDeviceConfig: changes how the storage is reached; not while attached.
 func (x PBD) SetDeviceConfig(ctx context.Context, self xenapi.PBDRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "PBD.set_device_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PBD.set_device_config", string(self), value))
 }
 
 // GetRecord: calls PBD.get_record.
 func (x PBD) GetRecord(ctx context.Context, self xenapi.PBDRef) (*xenapi.PBD, error) {
-	v, err := x.c.Call(ctx, "PBD.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PBD), nil
+	return value[*xenapi.PBD](x.c.Call(ctx, "PBD.get_record", string(self)))
 }
 
 // GetByUUID: calls PBD.get_by_uuid.
 func (x PBD) GetByUUID(ctx context.Context, uuid string) (xenapi.PBDRef, error) {
-	v, err := x.c.Call(ctx, "PBD.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PBDRef(v.(string)), nil
+	return text[xenapi.PBDRef](x.c.Call(ctx, "PBD.get_by_uuid", uuid))
 }
 
 // Create: calls PBD.create.
 func (x PBD) Create(ctx context.Context, args *xenapi.PBD) (xenapi.PBDRef, error) {
-	v, err := x.c.Call(ctx, "PBD.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PBDRef(v.(string)), nil
+	return text[xenapi.PBDRef](x.c.Call(ctx, "PBD.create", args))
 }
 
 // Destroy: calls PBD.destroy.
 func (x PBD) Destroy(ctx context.Context, self xenapi.PBDRef) error {
-	_, err := x.c.Call(ctx, "PBD.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "PBD.destroy", string(self)))
 }
 
 // GetAll: calls PBD.get_all.
 func (x PBD) GetAll(ctx context.Context) ([]xenapi.PBDRef, error) {
-	v, err := x.c.Call(ctx, "PBD.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PBDRef](v.([]string)), nil
+	return set[xenapi.PBDRef](x.c.Call(ctx, "PBD.get_all"))
 }
 
 // GetAllWhere: calls PBD.get_all_where.
 func (x PBD) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PBDRef, error) {
-	v, err := x.c.Call(ctx, "PBD.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PBDRef](v.([]string)), nil
+	return set[xenapi.PBDRef](x.c.Call(ctx, "PBD.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PBD.get_all_records_where.
 func (x PBD) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PBD.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PBD.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PBD.get_all_records.
 func (x PBD) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PBD.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PBD.get_all_records"))
 }
 
 // GetUUID: calls PBD.get_uuid.
 func (x PBD) GetUUID(ctx context.Context, self xenapi.PBDRef) (string, error) {
-	v, err := x.c.Call(ctx, "PBD.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PBD.get_uuid", string(self)))
 }
 
 // GetHost: calls PBD.get_host.
 func (x PBD) GetHost(ctx context.Context, self xenapi.PBDRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "PBD.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "PBD.get_host", string(self)))
 }
 
 // GetSR: calls PBD.get_SR.
 func (x PBD) GetSR(ctx context.Context, self xenapi.PBDRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "PBD.get_SR", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "PBD.get_SR", string(self)))
 }
 
 // GetDeviceConfig: calls PBD.get_device_config.
 func (x PBD) GetDeviceConfig(ctx context.Context, self xenapi.PBDRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "PBD.get_device_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "PBD.get_device_config", string(self)))
 }
 
 // GetCurrentlyAttached: calls PBD.get_currently_attached.
 func (x PBD) GetCurrentlyAttached(ctx context.Context, self xenapi.PBDRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PBD.get_currently_attached", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PBD.get_currently_attached", string(self)))
 }
 
 // GetOtherConfig: calls PBD.get_other_config.
 func (x PBD) GetOtherConfig(ctx context.Context, self xenapi.PBDRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "PBD.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "PBD.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls PBD.set_other_config.
 func (x PBD) SetOtherConfig(ctx context.Context, self xenapi.PBDRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "PBD.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PBD.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls PBD.add_to_other_config.
 func (x PBD) AddToOtherConfig(ctx context.Context, self xenapi.PBDRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "PBD.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "PBD.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls PBD.remove_from_other_config.
 func (x PBD) RemoveFromOtherConfig(ctx context.Context, self xenapi.PBDRef, key string) error {
-	_, err := x.c.Call(ctx, "PBD.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "PBD.remove_from_other_config", string(self), key))
 }

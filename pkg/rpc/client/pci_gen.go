@@ -10,243 +10,140 @@ type PCI struct{ c *Client }
 
 // DisableDom0Access: takes the device from dom0 after the next reboot; returns the new state.
 func (x PCI) DisableDom0Access(ctx context.Context, self xenapi.PCIRef) (xenapi.PCIDom0Access, error) {
-	v, err := x.c.Call(ctx, "PCI.disable_dom0_access", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIDom0Access(v.(string)), nil
+	return text[xenapi.PCIDom0Access](x.c.Call(ctx, "PCI.disable_dom0_access", string(self)))
 }
 
 // EnableDom0Access: gives the device to dom0 after the next reboot; returns the new state.
 func (x PCI) EnableDom0Access(ctx context.Context, self xenapi.PCIRef) (xenapi.PCIDom0Access, error) {
-	v, err := x.c.Call(ctx, "PCI.enable_dom0_access", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIDom0Access(v.(string)), nil
+	return text[xenapi.PCIDom0Access](x.c.Call(ctx, "PCI.enable_dom0_access", string(self)))
 }
 
 // GetDom0AccessStatus: returns whether dom0 uses the device, now and after a reboot.
 func (x PCI) GetDom0AccessStatus(ctx context.Context, self xenapi.PCIRef) (xenapi.PCIDom0Access, error) {
-	v, err := x.c.Call(ctx, "PCI.get_dom0_access_status", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIDom0Access(v.(string)), nil
+	return text[xenapi.PCIDom0Access](x.c.Call(ctx, "PCI.get_dom0_access_status", string(self)))
 }
 
 // GetRecord: calls PCI.get_record.
 func (x PCI) GetRecord(ctx context.Context, self xenapi.PCIRef) (*xenapi.PCI, error) {
-	v, err := x.c.Call(ctx, "PCI.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PCI), nil
+	return value[*xenapi.PCI](x.c.Call(ctx, "PCI.get_record", string(self)))
 }
 
 // GetByUUID: calls PCI.get_by_uuid.
 func (x PCI) GetByUUID(ctx context.Context, uuid string) (xenapi.PCIRef, error) {
-	v, err := x.c.Call(ctx, "PCI.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIRef(v.(string)), nil
+	return text[xenapi.PCIRef](x.c.Call(ctx, "PCI.get_by_uuid", uuid))
 }
 
 // GetAll: calls PCI.get_all.
 func (x PCI) GetAll(ctx context.Context) ([]xenapi.PCIRef, error) {
-	v, err := x.c.Call(ctx, "PCI.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PCIRef](v.([]string)), nil
+	return set[xenapi.PCIRef](x.c.Call(ctx, "PCI.get_all"))
 }
 
 // GetAllWhere: calls PCI.get_all_where.
 func (x PCI) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PCIRef, error) {
-	v, err := x.c.Call(ctx, "PCI.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PCIRef](v.([]string)), nil
+	return set[xenapi.PCIRef](x.c.Call(ctx, "PCI.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PCI.get_all_records_where.
 func (x PCI) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PCI.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PCI.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PCI.get_all_records.
 func (x PCI) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PCI.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PCI.get_all_records"))
 }
 
 // GetUUID: calls PCI.get_uuid.
 func (x PCI) GetUUID(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_uuid", string(self)))
 }
 
 // GetClassID: calls PCI.get_class_id.
 func (x PCI) GetClassID(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_class_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_class_id", string(self)))
 }
 
 // GetClassName: calls PCI.get_class_name.
 func (x PCI) GetClassName(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_class_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_class_name", string(self)))
 }
 
 // GetVendorID: calls PCI.get_vendor_id.
 func (x PCI) GetVendorID(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_vendor_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_vendor_id", string(self)))
 }
 
 // GetVendorName: calls PCI.get_vendor_name.
 func (x PCI) GetVendorName(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_vendor_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_vendor_name", string(self)))
 }
 
 // GetDeviceID: calls PCI.get_device_id.
 func (x PCI) GetDeviceID(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_device_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_device_id", string(self)))
 }
 
 // GetDeviceName: calls PCI.get_device_name.
 func (x PCI) GetDeviceName(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_device_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_device_name", string(self)))
 }
 
 // GetHost: calls PCI.get_host.
 func (x PCI) GetHost(ctx context.Context, self xenapi.PCIRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "PCI.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "PCI.get_host", string(self)))
 }
 
 // GetPCIID: calls PCI.get_pci_id.
 func (x PCI) GetPCIID(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_pci_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_pci_id", string(self)))
 }
 
 // GetDependencies: calls PCI.get_dependencies.
 func (x PCI) GetDependencies(ctx context.Context, self xenapi.PCIRef) ([]xenapi.PCIRef, error) {
-	v, err := x.c.Call(ctx, "PCI.get_dependencies", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PCIRef](v.([]string)), nil
+	return set[xenapi.PCIRef](x.c.Call(ctx, "PCI.get_dependencies", string(self)))
 }
 
 // GetOtherConfig: calls PCI.get_other_config.
 func (x PCI) GetOtherConfig(ctx context.Context, self xenapi.PCIRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "PCI.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls PCI.set_other_config.
 func (x PCI) SetOtherConfig(ctx context.Context, self xenapi.PCIRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "PCI.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PCI.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls PCI.add_to_other_config.
 func (x PCI) AddToOtherConfig(ctx context.Context, self xenapi.PCIRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "PCI.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "PCI.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls PCI.remove_from_other_config.
 func (x PCI) RemoveFromOtherConfig(ctx context.Context, self xenapi.PCIRef, key string) error {
-	_, err := x.c.Call(ctx, "PCI.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "PCI.remove_from_other_config", string(self), key))
 }
 
 // GetSubsystemVendorID: calls PCI.get_subsystem_vendor_id.
 func (x PCI) GetSubsystemVendorID(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_subsystem_vendor_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_subsystem_vendor_id", string(self)))
 }
 
 // GetSubsystemVendorName: calls PCI.get_subsystem_vendor_name.
 func (x PCI) GetSubsystemVendorName(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_subsystem_vendor_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_subsystem_vendor_name", string(self)))
 }
 
 // GetSubsystemDeviceID: calls PCI.get_subsystem_device_id.
 func (x PCI) GetSubsystemDeviceID(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_subsystem_device_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_subsystem_device_id", string(self)))
 }
 
 // GetSubsystemDeviceName: calls PCI.get_subsystem_device_name.
 func (x PCI) GetSubsystemDeviceName(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_subsystem_device_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_subsystem_device_name", string(self)))
 }
 
 // GetDriverName: calls PCI.get_driver_name.
 func (x PCI) GetDriverName(ctx context.Context, self xenapi.PCIRef) (string, error) {
-	v, err := x.c.Call(ctx, "PCI.get_driver_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PCI.get_driver_name", string(self)))
 }

@@ -10,231 +10,140 @@ type PGPU struct{ c *Client }
 
 // AddEnabledVGPUTypes: allows one more kind of virtual GPU on it.
 func (x PGPU) AddEnabledVGPUTypes(ctx context.Context, self xenapi.PGPURef, value xenapi.VGPUTypeRef) error {
-	_, err := x.c.Call(ctx, "PGPU.add_enabled_VGPU_types", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "PGPU.add_enabled_VGPU_types", string(self), string(value)))
 }
 
 // RemoveEnabledVGPUTypes: no longer allows a kind of virtual GPU; none of it may be running there.
 func (x PGPU) RemoveEnabledVGPUTypes(ctx context.Context, self xenapi.PGPURef, value xenapi.VGPUTypeRef) error {
-	_, err := x.c.Call(ctx, "PGPU.remove_enabled_VGPU_types", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "PGPU.remove_enabled_VGPU_types", string(self), string(value)))
 }
 
 // SetEnabledVGPUTypes: replaces the kinds of virtual GPU allowed on it.
 func (x PGPU) SetEnabledVGPUTypes(ctx context.Context, self xenapi.PGPURef, value []xenapi.VGPUTypeRef) error {
-	_, err := x.c.Call(ctx, "PGPU.set_enabled_VGPU_types", string(self), xenapi.Texts(value))
-	return err
+	return none(x.c.Call(ctx, "PGPU.set_enabled_VGPU_types", string(self), xenapi.Texts(value)))
 }
 
 // SetGPUGroup: moves it to another group of like GPUs; nothing may run on it.
 func (x PGPU) SetGPUGroup(ctx context.Context, self xenapi.PGPURef, value xenapi.GPUGroupRef) error {
-	_, err := x.c.Call(ctx, "PGPU.set_GPU_group", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "PGPU.set_GPU_group", string(self), string(value)))
 }
 
 // GetRemainingCapacity: returns how many more virtual GPUs of a kind fit on it.
 func (x PGPU) GetRemainingCapacity(ctx context.Context, self xenapi.PGPURef, vgpuType xenapi.VGPUTypeRef) (int64, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_remaining_capacity", string(self), string(vgpuType))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "PGPU.get_remaining_capacity", string(self), string(vgpuType)))
 }
 
 // EnableDom0Access: gives it to dom0 after the next reboot; PCI.enable_dom0_access replaces it.
 func (x PGPU) EnableDom0Access(ctx context.Context, self xenapi.PGPURef) (xenapi.PCIDom0Access, error) {
-	v, err := x.c.Call(ctx, "PGPU.enable_dom0_access", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIDom0Access(v.(string)), nil
+	return text[xenapi.PCIDom0Access](x.c.Call(ctx, "PGPU.enable_dom0_access", string(self)))
 }
 
 // DisableDom0Access: takes it from dom0 after the next reboot; PCI.disable_dom0_access replaces it.
 func (x PGPU) DisableDom0Access(ctx context.Context, self xenapi.PGPURef) (xenapi.PCIDom0Access, error) {
-	v, err := x.c.Call(ctx, "PGPU.disable_dom0_access", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIDom0Access(v.(string)), nil
+	return text[xenapi.PCIDom0Access](x.c.Call(ctx, "PGPU.disable_dom0_access", string(self)))
 }
 
 // GetRecord: calls PGPU.get_record.
 func (x PGPU) GetRecord(ctx context.Context, self xenapi.PGPURef) (*xenapi.PGPU, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PGPU), nil
+	return value[*xenapi.PGPU](x.c.Call(ctx, "PGPU.get_record", string(self)))
 }
 
 // GetByUUID: calls PGPU.get_by_uuid.
 func (x PGPU) GetByUUID(ctx context.Context, uuid string) (xenapi.PGPURef, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PGPURef(v.(string)), nil
+	return text[xenapi.PGPURef](x.c.Call(ctx, "PGPU.get_by_uuid", uuid))
 }
 
 // GetAll: calls PGPU.get_all.
 func (x PGPU) GetAll(ctx context.Context) ([]xenapi.PGPURef, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PGPURef](v.([]string)), nil
+	return set[xenapi.PGPURef](x.c.Call(ctx, "PGPU.get_all"))
 }
 
 // GetAllWhere: calls PGPU.get_all_where.
 func (x PGPU) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PGPURef, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PGPURef](v.([]string)), nil
+	return set[xenapi.PGPURef](x.c.Call(ctx, "PGPU.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PGPU.get_all_records_where.
 func (x PGPU) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PGPU.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PGPU.get_all_records.
 func (x PGPU) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PGPU.get_all_records"))
 }
 
 // GetUUID: calls PGPU.get_uuid.
 func (x PGPU) GetUUID(ctx context.Context, self xenapi.PGPURef) (string, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PGPU.get_uuid", string(self)))
 }
 
 // GetPCI: calls PGPU.get_PCI.
 func (x PGPU) GetPCI(ctx context.Context, self xenapi.PGPURef) (xenapi.PCIRef, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_PCI", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIRef(v.(string)), nil
+	return text[xenapi.PCIRef](x.c.Call(ctx, "PGPU.get_PCI", string(self)))
 }
 
 // GetGPUGroup: calls PGPU.get_GPU_group.
 func (x PGPU) GetGPUGroup(ctx context.Context, self xenapi.PGPURef) (xenapi.GPUGroupRef, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_GPU_group", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.GPUGroupRef(v.(string)), nil
+	return text[xenapi.GPUGroupRef](x.c.Call(ctx, "PGPU.get_GPU_group", string(self)))
 }
 
 // GetHost: calls PGPU.get_host.
 func (x PGPU) GetHost(ctx context.Context, self xenapi.PGPURef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "PGPU.get_host", string(self)))
 }
 
 // GetOtherConfig: calls PGPU.get_other_config.
 func (x PGPU) GetOtherConfig(ctx context.Context, self xenapi.PGPURef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "PGPU.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls PGPU.set_other_config.
 func (x PGPU) SetOtherConfig(ctx context.Context, self xenapi.PGPURef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "PGPU.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PGPU.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls PGPU.add_to_other_config.
 func (x PGPU) AddToOtherConfig(ctx context.Context, self xenapi.PGPURef, key string, value string) error {
-	_, err := x.c.Call(ctx, "PGPU.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "PGPU.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls PGPU.remove_from_other_config.
 func (x PGPU) RemoveFromOtherConfig(ctx context.Context, self xenapi.PGPURef, key string) error {
-	_, err := x.c.Call(ctx, "PGPU.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "PGPU.remove_from_other_config", string(self), key))
 }
 
 // GetSupportedVGPUTypes: calls PGPU.get_supported_VGPU_types.
 func (x PGPU) GetSupportedVGPUTypes(ctx context.Context, self xenapi.PGPURef) ([]xenapi.VGPUTypeRef, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_supported_VGPU_types", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPUTypeRef](v.([]string)), nil
+	return set[xenapi.VGPUTypeRef](x.c.Call(ctx, "PGPU.get_supported_VGPU_types", string(self)))
 }
 
 // GetEnabledVGPUTypes: calls PGPU.get_enabled_VGPU_types.
 func (x PGPU) GetEnabledVGPUTypes(ctx context.Context, self xenapi.PGPURef) ([]xenapi.VGPUTypeRef, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_enabled_VGPU_types", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPUTypeRef](v.([]string)), nil
+	return set[xenapi.VGPUTypeRef](x.c.Call(ctx, "PGPU.get_enabled_VGPU_types", string(self)))
 }
 
 // GetResidentVGPUs: calls PGPU.get_resident_VGPUs.
 func (x PGPU) GetResidentVGPUs(ctx context.Context, self xenapi.PGPURef) ([]xenapi.VGPURef, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_resident_VGPUs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPURef](v.([]string)), nil
+	return set[xenapi.VGPURef](x.c.Call(ctx, "PGPU.get_resident_VGPUs", string(self)))
 }
 
 // GetSupportedVGPUMaxCapacities: calls PGPU.get_supported_VGPU_max_capacities.
 func (x PGPU) GetSupportedVGPUMaxCapacities(ctx context.Context, self xenapi.PGPURef) (map[string]int64, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_supported_VGPU_max_capacities", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]int64), nil
+	return value[map[string]int64](x.c.Call(ctx, "PGPU.get_supported_VGPU_max_capacities", string(self)))
 }
 
 // GetDom0Access: calls PGPU.get_dom0_access.
 func (x PGPU) GetDom0Access(ctx context.Context, self xenapi.PGPURef) (xenapi.PCIDom0Access, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_dom0_access", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIDom0Access(v.(string)), nil
+	return text[xenapi.PCIDom0Access](x.c.Call(ctx, "PGPU.get_dom0_access", string(self)))
 }
 
 // GetIsSystemDisplayDevice: calls PGPU.get_is_system_display_device.
 func (x PGPU) GetIsSystemDisplayDevice(ctx context.Context, self xenapi.PGPURef) (bool, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_is_system_display_device", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PGPU.get_is_system_display_device", string(self)))
 }
 
 // GetCompatibilityMetadata: calls PGPU.get_compatibility_metadata.
 func (x PGPU) GetCompatibilityMetadata(ctx context.Context, self xenapi.PGPURef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "PGPU.get_compatibility_metadata", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "PGPU.get_compatibility_metadata", string(self)))
 }

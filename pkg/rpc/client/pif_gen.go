@@ -10,489 +10,295 @@ type PIF struct{ c *Client }
 
 // CreateVLAN: adds a VLAN interface on a host and returns it; VLAN.create replaces it.
 func (x PIF) CreateVLAN(ctx context.Context, device string, network xenapi.NetworkRef, host xenapi.HostRef, vlan int64) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "PIF.create_VLAN", device, string(network), string(host), vlan)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "PIF.create_VLAN", device, string(network), string(host), vlan))
 }
 
 // Destroy: removes a VLAN interface; VLAN.destroy and tunnel.destroy replace it.
 func (x PIF) Destroy(ctx context.Context, self xenapi.PIFRef) error {
-	_, err := x.c.Call(ctx, "PIF.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "PIF.destroy", string(self)))
 }
 
 // ReconfigureIP: sets how the host gets its IPv4 address here, and applies it.
 func (x PIF) ReconfigureIP(ctx context.Context, self xenapi.PIFRef, mode xenapi.IPConfigurationMode, ip string, netmask string, gateway string, dns string) error {
-	_, err := x.c.Call(ctx, "PIF.reconfigure_ip", string(self), string(mode), ip, netmask, gateway, dns)
-	return err
+	return none(x.c.Call(ctx, "PIF.reconfigure_ip", string(self), string(mode), ip, netmask, gateway, dns))
 }
 
 // ReconfigureIPv6: sets how the host gets its IPv6 address here, and applies it.
 func (x PIF) ReconfigureIPv6(ctx context.Context, self xenapi.PIFRef, mode xenapi.IPv6ConfigurationMode, iPv6 string, gateway string, dns string) error {
-	_, err := x.c.Call(ctx, "PIF.reconfigure_ipv6", string(self), string(mode), iPv6, gateway, dns)
-	return err
+	return none(x.c.Call(ctx, "PIF.reconfigure_ipv6", string(self), string(mode), iPv6, gateway, dns))
 }
 
 // SetPrimaryAddressType: chooses the address family of management traffic.
 func (x PIF) SetPrimaryAddressType(ctx context.Context, self xenapi.PIFRef, primaryAddressType xenapi.PrimaryAddressType) error {
-	_, err := x.c.Call(ctx, "PIF.set_primary_address_type", string(self), string(primaryAddressType))
-	return err
+	return none(x.c.Call(ctx, "PIF.set_primary_address_type", string(self), string(primaryAddressType)))
 }
 
 // Scan: finds the host's ports and makes objects of the new ones.
 func (x PIF) Scan(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "PIF.scan", string(host))
-	return err
+	return none(x.c.Call(ctx, "PIF.scan", string(host)))
 }
 
 // Introduce: makes an object of the port with this address and device name, and returns it.
 func (x PIF) Introduce(ctx context.Context, host xenapi.HostRef, mac string, device string, managed bool) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "PIF.introduce", string(host), mac, device, managed)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "PIF.introduce", string(host), mac, device, managed))
 }
 
 // Forget: removes the object of a port; the port itself stays.
 func (x PIF) Forget(ctx context.Context, self xenapi.PIFRef) error {
-	_, err := x.c.Call(ctx, "PIF.forget", string(self))
-	return err
+	return none(x.c.Call(ctx, "PIF.forget", string(self)))
 }
 
 // Unplug: takes the interface down.
 func (x PIF) Unplug(ctx context.Context, self xenapi.PIFRef) error {
-	_, err := x.c.Call(ctx, "PIF.unplug", string(self))
-	return err
+	return none(x.c.Call(ctx, "PIF.unplug", string(self)))
 }
 
 // SetDisallowUnplug: protects the interface from being unplugged, or no longer.
 func (x PIF) SetDisallowUnplug(ctx context.Context, self xenapi.PIFRef, value bool) error {
-	_, err := x.c.Call(ctx, "PIF.set_disallow_unplug", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PIF.set_disallow_unplug", string(self), value))
 }
 
 // Plug: brings the interface and its bridge up.
 func (x PIF) Plug(ctx context.Context, self xenapi.PIFRef) error {
-	_, err := x.c.Call(ctx, "PIF.plug", string(self))
-	return err
+	return none(x.c.Call(ctx, "PIF.plug", string(self)))
 }
 
 // PoolIntroduce: records an interface for another component of the pool.
 func (x PIF) PoolIntroduce(ctx context.Context, device string, network xenapi.NetworkRef, host xenapi.HostRef, mac string, mtu int64, vlan int64, physical bool, ipConfigurationMode xenapi.IPConfigurationMode, ip string, netmask string, gateway string, dns string, bondSlaveOf xenapi.BondRef, vlanMasterOf xenapi.VLANRef, management bool, otherConfig map[string]string, disallowUnplug bool, iPv6ConfigurationMode xenapi.IPv6ConfigurationMode, iPv6 []string, iPv6Gateway string, primaryAddressType xenapi.PrimaryAddressType, managed bool, properties map[string]string) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "PIF.pool_introduce", device, string(network), string(host), mac, mtu, vlan, physical, string(ipConfigurationMode), ip, netmask, gateway, dns, string(bondSlaveOf), string(vlanMasterOf), management, otherConfig, disallowUnplug, string(iPv6ConfigurationMode), iPv6, iPv6Gateway, string(primaryAddressType), managed, properties)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "PIF.pool_introduce", device, string(network), string(host), mac, mtu, vlan, physical, string(ipConfigurationMode), ip, netmask, gateway, dns, string(bondSlaveOf), string(vlanMasterOf), management, otherConfig, disallowUnplug, string(iPv6ConfigurationMode), iPv6, iPv6Gateway, string(primaryAddressType), managed, properties))
 }
 
 // DBIntroduce: makes a database record alone, without touching the host.
 func (x PIF) DBIntroduce(ctx context.Context, device string, network xenapi.NetworkRef, host xenapi.HostRef, mac string, mtu int64, vlan int64, physical bool, ipConfigurationMode xenapi.IPConfigurationMode, ip string, netmask string, gateway string, dns string, bondSlaveOf xenapi.BondRef, vlanMasterOf xenapi.VLANRef, management bool, otherConfig map[string]string, disallowUnplug bool, iPv6ConfigurationMode xenapi.IPv6ConfigurationMode, iPv6 []string, iPv6Gateway string, primaryAddressType xenapi.PrimaryAddressType, managed bool, properties map[string]string) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "PIF.db_introduce", device, string(network), string(host), mac, mtu, vlan, physical, string(ipConfigurationMode), ip, netmask, gateway, dns, string(bondSlaveOf), string(vlanMasterOf), management, otherConfig, disallowUnplug, string(iPv6ConfigurationMode), iPv6, iPv6Gateway, string(primaryAddressType), managed, properties)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "PIF.db_introduce", device, string(network), string(host), mac, mtu, vlan, physical, string(ipConfigurationMode), ip, netmask, gateway, dns, string(bondSlaveOf), string(vlanMasterOf), management, otherConfig, disallowUnplug, string(iPv6ConfigurationMode), iPv6, iPv6Gateway, string(primaryAddressType), managed, properties))
 }
 
 // DBForget: removes a database record alone, without touching the host.
 func (x PIF) DBForget(ctx context.Context, self xenapi.PIFRef) error {
-	_, err := x.c.Call(ctx, "PIF.db_forget", string(self))
-	return err
+	return none(x.c.Call(ctx, "PIF.db_forget", string(self)))
 }
 
 // SetProperty: sets one setting of a physical port or bond, such as gro.
 func (x PIF) SetProperty(ctx context.Context, self xenapi.PIFRef, name string, value string) error {
-	_, err := x.c.Call(ctx, "PIF.set_property", string(self), name, value)
-	return err
+	return none(x.c.Call(ctx, "PIF.set_property", string(self), name, value))
 }
 
 // GetRecord: calls PIF.get_record.
 func (x PIF) GetRecord(ctx context.Context, self xenapi.PIFRef) (*xenapi.PIF, error) {
-	v, err := x.c.Call(ctx, "PIF.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PIF), nil
+	return value[*xenapi.PIF](x.c.Call(ctx, "PIF.get_record", string(self)))
 }
 
 // GetByUUID: calls PIF.get_by_uuid.
 func (x PIF) GetByUUID(ctx context.Context, uuid string) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "PIF.get_by_uuid", uuid))
 }
 
 // GetAll: calls PIF.get_all.
 func (x PIF) GetAll(ctx context.Context) ([]xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PIFRef](v.([]string)), nil
+	return set[xenapi.PIFRef](x.c.Call(ctx, "PIF.get_all"))
 }
 
 // GetAllWhere: calls PIF.get_all_where.
 func (x PIF) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PIFRef](v.([]string)), nil
+	return set[xenapi.PIFRef](x.c.Call(ctx, "PIF.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PIF.get_all_records_where.
 func (x PIF) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PIF.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PIF.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PIF.get_all_records.
 func (x PIF) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PIF.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PIF.get_all_records"))
 }
 
 // GetUUID: calls PIF.get_uuid.
 func (x PIF) GetUUID(ctx context.Context, self xenapi.PIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF.get_uuid", string(self)))
 }
 
 // GetDevice: calls PIF.get_device.
 func (x PIF) GetDevice(ctx context.Context, self xenapi.PIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_device", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF.get_device", string(self)))
 }
 
 // GetNetwork: calls PIF.get_network.
 func (x PIF) GetNetwork(ctx context.Context, self xenapi.PIFRef) (xenapi.NetworkRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_network", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.NetworkRef(v.(string)), nil
+	return text[xenapi.NetworkRef](x.c.Call(ctx, "PIF.get_network", string(self)))
 }
 
 // GetHost: calls PIF.get_host.
 func (x PIF) GetHost(ctx context.Context, self xenapi.PIFRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "PIF.get_host", string(self)))
 }
 
 // GetMAC: calls PIF.get_MAC.
 func (x PIF) GetMAC(ctx context.Context, self xenapi.PIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_MAC", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF.get_MAC", string(self)))
 }
 
 // GetMTU: calls PIF.get_MTU.
 func (x PIF) GetMTU(ctx context.Context, self xenapi.PIFRef) (int64, error) {
-	v, err := x.c.Call(ctx, "PIF.get_MTU", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "PIF.get_MTU", string(self)))
 }
 
 // GetVLAN: calls PIF.get_VLAN.
 func (x PIF) GetVLAN(ctx context.Context, self xenapi.PIFRef) (int64, error) {
-	v, err := x.c.Call(ctx, "PIF.get_VLAN", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "PIF.get_VLAN", string(self)))
 }
 
 // GetMetrics: calls PIF.get_metrics.
 func (x PIF) GetMetrics(ctx context.Context, self xenapi.PIFRef) (xenapi.PIFMetricsRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_metrics", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFMetricsRef(v.(string)), nil
+	return text[xenapi.PIFMetricsRef](x.c.Call(ctx, "PIF.get_metrics", string(self)))
 }
 
 // GetPhysical: calls PIF.get_physical.
 func (x PIF) GetPhysical(ctx context.Context, self xenapi.PIFRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PIF.get_physical", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PIF.get_physical", string(self)))
 }
 
 // GetCurrentlyAttached: calls PIF.get_currently_attached.
 func (x PIF) GetCurrentlyAttached(ctx context.Context, self xenapi.PIFRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PIF.get_currently_attached", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PIF.get_currently_attached", string(self)))
 }
 
 // GetIPConfigurationMode: calls PIF.get_ip_configuration_mode.
 func (x PIF) GetIPConfigurationMode(ctx context.Context, self xenapi.PIFRef) (xenapi.IPConfigurationMode, error) {
-	v, err := x.c.Call(ctx, "PIF.get_ip_configuration_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.IPConfigurationMode(v.(string)), nil
+	return text[xenapi.IPConfigurationMode](x.c.Call(ctx, "PIF.get_ip_configuration_mode", string(self)))
 }
 
 // GetIP: calls PIF.get_IP.
 func (x PIF) GetIP(ctx context.Context, self xenapi.PIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_IP", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF.get_IP", string(self)))
 }
 
 // GetNetmask: calls PIF.get_netmask.
 func (x PIF) GetNetmask(ctx context.Context, self xenapi.PIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_netmask", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF.get_netmask", string(self)))
 }
 
 // GetGateway: calls PIF.get_gateway.
 func (x PIF) GetGateway(ctx context.Context, self xenapi.PIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_gateway", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF.get_gateway", string(self)))
 }
 
 // GetDNS: calls PIF.get_DNS.
 func (x PIF) GetDNS(ctx context.Context, self xenapi.PIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_DNS", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF.get_DNS", string(self)))
 }
 
 // GetBondSlaveOf: calls PIF.get_bond_slave_of.
 func (x PIF) GetBondSlaveOf(ctx context.Context, self xenapi.PIFRef) (xenapi.BondRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_bond_slave_of", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BondRef(v.(string)), nil
+	return text[xenapi.BondRef](x.c.Call(ctx, "PIF.get_bond_slave_of", string(self)))
 }
 
 // GetBondMasterOf: calls PIF.get_bond_master_of.
 func (x PIF) GetBondMasterOf(ctx context.Context, self xenapi.PIFRef) ([]xenapi.BondRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_bond_master_of", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.BondRef](v.([]string)), nil
+	return set[xenapi.BondRef](x.c.Call(ctx, "PIF.get_bond_master_of", string(self)))
 }
 
 // GetVLANMasterOf: calls PIF.get_VLAN_master_of.
 func (x PIF) GetVLANMasterOf(ctx context.Context, self xenapi.PIFRef) (xenapi.VLANRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_VLAN_master_of", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VLANRef(v.(string)), nil
+	return text[xenapi.VLANRef](x.c.Call(ctx, "PIF.get_VLAN_master_of", string(self)))
 }
 
 // GetVLANSlaveOf: calls PIF.get_VLAN_slave_of.
 func (x PIF) GetVLANSlaveOf(ctx context.Context, self xenapi.PIFRef) ([]xenapi.VLANRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_VLAN_slave_of", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VLANRef](v.([]string)), nil
+	return set[xenapi.VLANRef](x.c.Call(ctx, "PIF.get_VLAN_slave_of", string(self)))
 }
 
 // GetManagement: calls PIF.get_management.
 func (x PIF) GetManagement(ctx context.Context, self xenapi.PIFRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PIF.get_management", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PIF.get_management", string(self)))
 }
 
 // GetOtherConfig: calls PIF.get_other_config.
 func (x PIF) GetOtherConfig(ctx context.Context, self xenapi.PIFRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "PIF.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls PIF.set_other_config.
 func (x PIF) SetOtherConfig(ctx context.Context, self xenapi.PIFRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "PIF.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PIF.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls PIF.add_to_other_config.
 func (x PIF) AddToOtherConfig(ctx context.Context, self xenapi.PIFRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "PIF.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "PIF.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls PIF.remove_from_other_config.
 func (x PIF) RemoveFromOtherConfig(ctx context.Context, self xenapi.PIFRef, key string) error {
-	_, err := x.c.Call(ctx, "PIF.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "PIF.remove_from_other_config", string(self), key))
 }
 
 // GetDisallowUnplug: calls PIF.get_disallow_unplug.
 func (x PIF) GetDisallowUnplug(ctx context.Context, self xenapi.PIFRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PIF.get_disallow_unplug", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PIF.get_disallow_unplug", string(self)))
 }
 
 // GetTunnelAccessPIFOf: calls PIF.get_tunnel_access_PIF_of.
 func (x PIF) GetTunnelAccessPIFOf(ctx context.Context, self xenapi.PIFRef) ([]xenapi.TunnelRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_tunnel_access_PIF_of", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TunnelRef](v.([]string)), nil
+	return set[xenapi.TunnelRef](x.c.Call(ctx, "PIF.get_tunnel_access_PIF_of", string(self)))
 }
 
 // GetTunnelTransportPIFOf: calls PIF.get_tunnel_transport_PIF_of.
 func (x PIF) GetTunnelTransportPIFOf(ctx context.Context, self xenapi.PIFRef) ([]xenapi.TunnelRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_tunnel_transport_PIF_of", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TunnelRef](v.([]string)), nil
+	return set[xenapi.TunnelRef](x.c.Call(ctx, "PIF.get_tunnel_transport_PIF_of", string(self)))
 }
 
 // GetIPv6ConfigurationMode: calls PIF.get_ipv6_configuration_mode.
 func (x PIF) GetIPv6ConfigurationMode(ctx context.Context, self xenapi.PIFRef) (xenapi.IPv6ConfigurationMode, error) {
-	v, err := x.c.Call(ctx, "PIF.get_ipv6_configuration_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.IPv6ConfigurationMode(v.(string)), nil
+	return text[xenapi.IPv6ConfigurationMode](x.c.Call(ctx, "PIF.get_ipv6_configuration_mode", string(self)))
 }
 
 // GetIPv6: calls PIF.get_IPv6.
 func (x PIF) GetIPv6(ctx context.Context, self xenapi.PIFRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_IPv6", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "PIF.get_IPv6", string(self)))
 }
 
 // GetIPv6Gateway: calls PIF.get_ipv6_gateway.
 func (x PIF) GetIPv6Gateway(ctx context.Context, self xenapi.PIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_ipv6_gateway", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF.get_ipv6_gateway", string(self)))
 }
 
 // GetPrimaryAddressType: calls PIF.get_primary_address_type.
 func (x PIF) GetPrimaryAddressType(ctx context.Context, self xenapi.PIFRef) (xenapi.PrimaryAddressType, error) {
-	v, err := x.c.Call(ctx, "PIF.get_primary_address_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PrimaryAddressType(v.(string)), nil
+	return text[xenapi.PrimaryAddressType](x.c.Call(ctx, "PIF.get_primary_address_type", string(self)))
 }
 
 // GetManaged: calls PIF.get_managed.
 func (x PIF) GetManaged(ctx context.Context, self xenapi.PIFRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PIF.get_managed", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PIF.get_managed", string(self)))
 }
 
 // GetProperties: calls PIF.get_properties.
 func (x PIF) GetProperties(ctx context.Context, self xenapi.PIFRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_properties", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "PIF.get_properties", string(self)))
 }
 
 // GetCapabilities: calls PIF.get_capabilities.
 func (x PIF) GetCapabilities(ctx context.Context, self xenapi.PIFRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "PIF.get_capabilities", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "PIF.get_capabilities", string(self)))
 }
 
 // GetIgmpSnoopingStatus: calls PIF.get_igmp_snooping_status.
 func (x PIF) GetIgmpSnoopingStatus(ctx context.Context, self xenapi.PIFRef) (xenapi.PIFIgmpStatus, error) {
-	v, err := x.c.Call(ctx, "PIF.get_igmp_snooping_status", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFIgmpStatus(v.(string)), nil
+	return text[xenapi.PIFIgmpStatus](x.c.Call(ctx, "PIF.get_igmp_snooping_status", string(self)))
 }
 
 // GetSriovPhysicalPIFOf: calls PIF.get_sriov_physical_PIF_of.
 func (x PIF) GetSriovPhysicalPIFOf(ctx context.Context, self xenapi.PIFRef) ([]xenapi.NetworkSriovRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_sriov_physical_PIF_of", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.NetworkSriovRef](v.([]string)), nil
+	return set[xenapi.NetworkSriovRef](x.c.Call(ctx, "PIF.get_sriov_physical_PIF_of", string(self)))
 }
 
 // GetSriovLogicalPIFOf: calls PIF.get_sriov_logical_PIF_of.
 func (x PIF) GetSriovLogicalPIFOf(ctx context.Context, self xenapi.PIFRef) ([]xenapi.NetworkSriovRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_sriov_logical_PIF_of", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.NetworkSriovRef](v.([]string)), nil
+	return set[xenapi.NetworkSriovRef](x.c.Call(ctx, "PIF.get_sriov_logical_PIF_of", string(self)))
 }
 
 // GetPCI: calls PIF.get_PCI.
 func (x PIF) GetPCI(ctx context.Context, self xenapi.PIFRef) (xenapi.PCIRef, error) {
-	v, err := x.c.Call(ctx, "PIF.get_PCI", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIRef(v.(string)), nil
+	return text[xenapi.PCIRef](x.c.Call(ctx, "PIF.get_PCI", string(self)))
 }

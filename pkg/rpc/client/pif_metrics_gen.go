@@ -11,171 +11,100 @@ type PIFMetrics struct{ c *Client }
 
 // GetRecord: calls PIF_metrics.get_record.
 func (x PIFMetrics) GetRecord(ctx context.Context, self xenapi.PIFMetricsRef) (*xenapi.PIFMetrics, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PIFMetrics), nil
+	return value[*xenapi.PIFMetrics](x.c.Call(ctx, "PIF_metrics.get_record", string(self)))
 }
 
 // GetByUUID: calls PIF_metrics.get_by_uuid.
 func (x PIFMetrics) GetByUUID(ctx context.Context, uuid string) (xenapi.PIFMetricsRef, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFMetricsRef(v.(string)), nil
+	return text[xenapi.PIFMetricsRef](x.c.Call(ctx, "PIF_metrics.get_by_uuid", uuid))
 }
 
 // GetAll: calls PIF_metrics.get_all.
 func (x PIFMetrics) GetAll(ctx context.Context) ([]xenapi.PIFMetricsRef, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PIFMetricsRef](v.([]string)), nil
+	return set[xenapi.PIFMetricsRef](x.c.Call(ctx, "PIF_metrics.get_all"))
 }
 
 // GetAllWhere: calls PIF_metrics.get_all_where.
 func (x PIFMetrics) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PIFMetricsRef, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PIFMetricsRef](v.([]string)), nil
+	return set[xenapi.PIFMetricsRef](x.c.Call(ctx, "PIF_metrics.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PIF_metrics.get_all_records_where.
 func (x PIFMetrics) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PIF_metrics.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PIF_metrics.get_all_records.
 func (x PIFMetrics) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PIF_metrics.get_all_records"))
 }
 
 // GetUUID: calls PIF_metrics.get_uuid.
 func (x PIFMetrics) GetUUID(ctx context.Context, self xenapi.PIFMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF_metrics.get_uuid", string(self)))
 }
 
 // GetCarrier: calls PIF_metrics.get_carrier.
 func (x PIFMetrics) GetCarrier(ctx context.Context, self xenapi.PIFMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_carrier", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PIF_metrics.get_carrier", string(self)))
 }
 
 // GetVendorID: calls PIF_metrics.get_vendor_id.
 func (x PIFMetrics) GetVendorID(ctx context.Context, self xenapi.PIFMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_vendor_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF_metrics.get_vendor_id", string(self)))
 }
 
 // GetVendorName: calls PIF_metrics.get_vendor_name.
 func (x PIFMetrics) GetVendorName(ctx context.Context, self xenapi.PIFMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_vendor_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF_metrics.get_vendor_name", string(self)))
 }
 
 // GetDeviceID: calls PIF_metrics.get_device_id.
 func (x PIFMetrics) GetDeviceID(ctx context.Context, self xenapi.PIFMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_device_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF_metrics.get_device_id", string(self)))
 }
 
 // GetDeviceName: calls PIF_metrics.get_device_name.
 func (x PIFMetrics) GetDeviceName(ctx context.Context, self xenapi.PIFMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_device_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF_metrics.get_device_name", string(self)))
 }
 
 // GetSpeed: calls PIF_metrics.get_speed.
 func (x PIFMetrics) GetSpeed(ctx context.Context, self xenapi.PIFMetricsRef) (int64, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_speed", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "PIF_metrics.get_speed", string(self)))
 }
 
 // GetDuplex: calls PIF_metrics.get_duplex.
 func (x PIFMetrics) GetDuplex(ctx context.Context, self xenapi.PIFMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_duplex", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PIF_metrics.get_duplex", string(self)))
 }
 
 // GetPCIBusPath: calls PIF_metrics.get_pci_bus_path.
 func (x PIFMetrics) GetPCIBusPath(ctx context.Context, self xenapi.PIFMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_pci_bus_path", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PIF_metrics.get_pci_bus_path", string(self)))
 }
 
 // GetLastUpdated: calls PIF_metrics.get_last_updated.
 func (x PIFMetrics) GetLastUpdated(ctx context.Context, self xenapi.PIFMetricsRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_last_updated", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "PIF_metrics.get_last_updated", string(self)))
 }
 
 // GetOtherConfig: calls PIF_metrics.get_other_config.
 func (x PIFMetrics) GetOtherConfig(ctx context.Context, self xenapi.PIFMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "PIF_metrics.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "PIF_metrics.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls PIF_metrics.set_other_config.
 func (x PIFMetrics) SetOtherConfig(ctx context.Context, self xenapi.PIFMetricsRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "PIF_metrics.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PIF_metrics.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls PIF_metrics.add_to_other_config.
 func (x PIFMetrics) AddToOtherConfig(ctx context.Context, self xenapi.PIFMetricsRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "PIF_metrics.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "PIF_metrics.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls PIF_metrics.remove_from_other_config.
 func (x PIFMetrics) RemoveFromOtherConfig(ctx context.Context, self xenapi.PIFMetricsRef, key string) error {
-	_, err := x.c.Call(ctx, "PIF_metrics.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "PIF_metrics.remove_from_other_config", string(self), key))
 }

@@ -11,1491 +11,993 @@ type Pool struct{ c *Client }
 
 // Join: makes this host a member of the pool at the given address; its own VMs must be gone.
 func (x Pool) Join(ctx context.Context, masterAddress string, masterUsername string, masterPassword string) error {
-	_, err := x.c.Call(ctx, "pool.join", masterAddress, masterUsername, masterPassword)
-	return err
+	return none(x.c.Call(ctx, "pool.join", masterAddress, masterUsername, masterPassword))
 }
 
 // JoinForce: joins a pool without the checks that can be waived.
 func (x Pool) JoinForce(ctx context.Context, masterAddress string, masterUsername string, masterPassword string) error {
-	_, err := x.c.Call(ctx, "pool.join_force", masterAddress, masterUsername, masterPassword)
-	return err
+	return none(x.c.Call(ctx, "pool.join_force", masterAddress, masterUsername, masterPassword))
 }
 
 // Eject: removes a host from the pool, wipes its local storage and reboots it as a pool of one.
 func (x Pool) Eject(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "pool.eject", string(host))
-	return err
+	return none(x.c.Call(ctx, "pool.eject", string(host)))
 }
 
 // InitialAuth: hands the pool secret to a host that joins.
 func (x Pool) InitialAuth(ctx context.Context) (string, error) {
-	v, err := x.c.Call(ctx, "pool.initial_auth")
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.initial_auth"))
 }
 
 // ExchangeCertificatesOnJoin: trades host certificates with a host that joins.
 func (x Pool) ExchangeCertificatesOnJoin(ctx context.Context, uuid string, certificate string) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.exchange_certificates_on_join", uuid, certificate)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.exchange_certificates_on_join", uuid, certificate))
 }
 
 // ExchangeCACertificatesOnJoin: trades CA certificates with a host that joins.
 func (x Pool) ExchangeCACertificatesOnJoin(ctx context.Context, import_ map[string]string, export []xenapi.CertificateRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.exchange_ca_certificates_on_join", import_, xenapi.Texts(export))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.exchange_ca_certificates_on_join", import_, xenapi.Texts(export)))
 }
 
 // EmergencyTransitionToMaster: makes this host the master when the old one is lost.
 func (x Pool) EmergencyTransitionToMaster(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.emergency_transition_to_master")
-	return err
+	return none(x.c.Call(ctx, "pool.emergency_transition_to_master"))
 }
 
 // EmergencyResetMaster: tells this host, cut off, where the master is now.
 func (x Pool) EmergencyResetMaster(ctx context.Context, masterAddress string) error {
-	_, err := x.c.Call(ctx, "pool.emergency_reset_master", masterAddress)
-	return err
+	return none(x.c.Call(ctx, "pool.emergency_reset_master", masterAddress))
 }
 
 // RecoverSlaves: tells all hosts that this one is their master; returns those that were reached.
 func (x Pool) RecoverSlaves(ctx context.Context) ([]xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "pool.recover_slaves")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostRef](v.([]string)), nil
+	return set[xenapi.HostRef](x.c.Call(ctx, "pool.recover_slaves"))
 }
 
 // Hello: lets a host announce itself to the master after a start.
 func (x Pool) Hello(ctx context.Context, hostUUID string, hostAddress string) (xenapi.HelloReturn, error) {
-	v, err := x.c.Call(ctx, "pool.hello", hostUUID, hostAddress)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HelloReturn(v.(string)), nil
+	return text[xenapi.HelloReturn](x.c.Call(ctx, "pool.hello", hostUUID, hostAddress))
 }
 
 // IsSlave: answers whether the host considers itself a member and not the master.
 func (x Pool) IsSlave(ctx context.Context, host xenapi.HostRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.is_slave", string(host))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.is_slave", string(host)))
 }
 
 // CreateVLAN: adds a VLAN on a device of every host and returns the interfaces made.
 func (x Pool) CreateVLAN(ctx context.Context, device string, network xenapi.NetworkRef, vlan int64) ([]xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "pool.create_VLAN", device, string(network), vlan)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PIFRef](v.([]string)), nil
+	return set[xenapi.PIFRef](x.c.Call(ctx, "pool.create_VLAN", device, string(network), vlan))
 }
 
 // ManagementReconfigure: moves management traffic of all hosts to another network.
 func (x Pool) ManagementReconfigure(ctx context.Context, network xenapi.NetworkRef) error {
-	_, err := x.c.Call(ctx, "pool.management_reconfigure", string(network))
-	return err
+	return none(x.c.Call(ctx, "pool.management_reconfigure", string(network)))
 }
 
 // CreateVLANFromPIF: adds a VLAN on the like of this interface on every host; returns the interfaces made.
 func (x Pool) CreateVLANFromPIF(ctx context.Context, pif xenapi.PIFRef, network xenapi.NetworkRef, vlan int64) ([]xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "pool.create_VLAN_from_PIF", string(pif), string(network), vlan)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PIFRef](v.([]string)), nil
+	return set[xenapi.PIFRef](x.c.Call(ctx, "pool.create_VLAN_from_PIF", string(pif), string(network), vlan))
 }
 
 // EnableHA: switches HA on with state files on the given SRs.
 func (x Pool) EnableHA(ctx context.Context, heartbeatSRs []xenapi.SRRef, configuration map[string]string) error {
-	_, err := x.c.Call(ctx, "pool.enable_ha", xenapi.Texts(heartbeatSRs), configuration)
-	return err
+	return none(x.c.Call(ctx, "pool.enable_ha", xenapi.Texts(heartbeatSRs), configuration))
 }
 
 // DisableHA: switches HA off.
-func (x Pool) DisableHA(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.disable_ha")
-	return err
-}
+func (x Pool) DisableHA(ctx context.Context) error { return none(x.c.Call(ctx, "pool.disable_ha")) }
 
 // SyncDatabase: writes the database to all hosts now.
 func (x Pool) SyncDatabase(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.sync_database")
-	return err
+	return none(x.c.Call(ctx, "pool.sync_database"))
 }
 
 // DesignateNewMaster: hands the role of master to another host that is well.
 func (x Pool) DesignateNewMaster(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "pool.designate_new_master", string(host))
-	return err
+	return none(x.c.Call(ctx, "pool.designate_new_master", string(host)))
 }
 
 // HAPreventRestartsFor: holds HA's restarts off for so many seconds.
 func (x Pool) HAPreventRestartsFor(ctx context.Context, seconds int64) error {
-	_, err := x.c.Call(ctx, "pool.ha_prevent_restarts_for", seconds)
-	return err
+	return none(x.c.Call(ctx, "pool.ha_prevent_restarts_for", seconds))
 }
 
 // HAFailoverPlanExists: answers whether a plan exists for so many host failures.
 func (x Pool) HAFailoverPlanExists(ctx context.Context, n int64) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.ha_failover_plan_exists", n)
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.ha_failover_plan_exists", n))
 }
 
 // HAComputeMaxHostFailuresToTolerate: returns how many host failures could be planned for now.
 func (x Pool) HAComputeMaxHostFailuresToTolerate(ctx context.Context) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.ha_compute_max_host_failures_to_tolerate")
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.ha_compute_max_host_failures_to_tolerate"))
 }
 
 // HAComputeHypotheticalMaxHostFailuresToTolerate: returns the same for other restart priorities, given a VM.
 func (x Pool) HAComputeHypotheticalMaxHostFailuresToTolerate(ctx context.Context, configuration map[string]string) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.ha_compute_hypothetical_max_host_failures_to_tolerate", configuration)
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.ha_compute_hypothetical_max_host_failures_to_tolerate", configuration))
 }
 
 // HAComputeVMFailoverPlan: returns where the given VMs would restart if the given hosts failed.
 func (x Pool) HAComputeVMFailoverPlan(ctx context.Context, failedHosts []xenapi.HostRef, failedVMs []xenapi.VMRef) (map[string]map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.ha_compute_vm_failover_plan", xenapi.Texts(failedHosts), xenapi.Texts(failedVMs))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]map[string]string), nil
+	return value[map[string]map[string]string](x.c.Call(ctx, "pool.ha_compute_vm_failover_plan", xenapi.Texts(failedHosts), xenapi.Texts(failedVMs)))
 }
 
 // SetHAHostFailuresToTolerate: sets for how many host failures restarts are guaranteed.
 func (x Pool) SetHAHostFailuresToTolerate(ctx context.Context, self xenapi.PoolRef, value int64) error {
-	_, err := x.c.Call(ctx, "pool.set_ha_host_failures_to_tolerate", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_ha_host_failures_to_tolerate", string(self), value))
 }
 
 // CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 func (x Pool) CreateNewBlob(ctx context.Context, pool xenapi.PoolRef, name string, mimeType string, public bool) (xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "pool.create_new_blob", string(pool), name, mimeType, public)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BlobRef(v.(string)), nil
+	return text[xenapi.BlobRef](x.c.Call(ctx, "pool.create_new_blob", string(pool), name, mimeType, public))
 }
 
 // HASchedulePlanRecomputation: has the failover plan computed anew soon.
 func (x Pool) HASchedulePlanRecomputation(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.ha_schedule_plan_recomputation")
-	return err
+	return none(x.c.Call(ctx, "pool.ha_schedule_plan_recomputation"))
 }
 
 // EnableBinaryStorage: starts writing blobs and statistics to disk on all hosts.
 func (x Pool) EnableBinaryStorage(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.enable_binary_storage")
-	return err
+	return none(x.c.Call(ctx, "pool.enable_binary_storage"))
 }
 
 // DisableBinaryStorage: deletes blobs and statistics on all hosts and writes no more.
 func (x Pool) DisableBinaryStorage(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.disable_binary_storage")
-	return err
+	return none(x.c.Call(ctx, "pool.disable_binary_storage"))
 }
 
 // EnableExternalAuth: joins all hosts to a directory, so that its users can log in.
 func (x Pool) EnableExternalAuth(ctx context.Context, pool xenapi.PoolRef, config map[string]string, serviceName string, authType string) error {
-	_, err := x.c.Call(ctx, "pool.enable_external_auth", string(pool), config, serviceName, authType)
-	return err
+	return none(x.c.Call(ctx, "pool.enable_external_auth", string(pool), config, serviceName, authType))
 }
 
 // DisableExternalAuth: takes all hosts out of the directory.
 func (x Pool) DisableExternalAuth(ctx context.Context, pool xenapi.PoolRef, config map[string]string) error {
-	_, err := x.c.Call(ctx, "pool.disable_external_auth", string(pool), config)
-	return err
+	return none(x.c.Call(ctx, "pool.disable_external_auth", string(pool), config))
 }
 
 // ExternalAuthSetLdaps: switches directory queries of all hosts to TLS or back.
 func (x Pool) ExternalAuthSetLdaps(ctx context.Context, pool xenapi.PoolRef, ldaps bool, force bool) error {
-	_, err := x.c.Call(ctx, "pool.external_auth_set_ldaps", string(pool), ldaps, force)
-	return err
+	return none(x.c.Call(ctx, "pool.external_auth_set_ldaps", string(pool), ldaps, force))
 }
 
 // DetectNonhomogeneousExternalAuth: raises an alert if the hosts' directory settings differ.
 func (x Pool) DetectNonhomogeneousExternalAuth(ctx context.Context, pool xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "pool.detect_nonhomogeneous_external_auth", string(pool))
-	return err
+	return none(x.c.Call(ctx, "pool.detect_nonhomogeneous_external_auth", string(pool)))
 }
 
 // InitializeWLB: connects the pool with a workload balancer.
 func (x Pool) InitializeWLB(ctx context.Context, wlburl string, wlbUsername string, wlbPassword string, xenserverUsername string, xenserverPassword string) error {
-	_, err := x.c.Call(ctx, "pool.initialize_wlb", wlburl, wlbUsername, wlbPassword, xenserverUsername, xenserverPassword)
-	return err
+	return none(x.c.Call(ctx, "pool.initialize_wlb", wlburl, wlbUsername, wlbPassword, xenserverUsername, xenserverPassword))
 }
 
 // DeconfigureWLB: disconnects the pool from its workload balancer.
 func (x Pool) DeconfigureWLB(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.deconfigure_wlb")
-	return err
+	return none(x.c.Call(ctx, "pool.deconfigure_wlb"))
 }
 
 // SendWLBConfiguration: sends settings to the workload balancer.
 func (x Pool) SendWLBConfiguration(ctx context.Context, config map[string]string) error {
-	_, err := x.c.Call(ctx, "pool.send_wlb_configuration", config)
-	return err
+	return none(x.c.Call(ctx, "pool.send_wlb_configuration", config))
 }
 
 // RetrieveWLBConfiguration: returns the settings of the workload balancer.
 func (x Pool) RetrieveWLBConfiguration(ctx context.Context) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.retrieve_wlb_configuration")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.retrieve_wlb_configuration"))
 }
 
 // RetrieveWLBRecommendations: returns the moves that the workload balancer advises.
 func (x Pool) RetrieveWLBRecommendations(ctx context.Context) (map[string][]string, error) {
-	v, err := x.c.Call(ctx, "pool.retrieve_wlb_recommendations")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string][]string), nil
+	return value[map[string][]string](x.c.Call(ctx, "pool.retrieve_wlb_recommendations"))
 }
 
 // SendTestPost: posts a text to a host and port over TLS and returns the answer.
 func (x Pool) SendTestPost(ctx context.Context, host string, port int64, body string) (string, error) {
-	v, err := x.c.Call(ctx, "pool.send_test_post", host, port, body)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.send_test_post", host, port, body))
 }
 
 // CertificateInstall: installs a CA certificate; install_trusted_certificate replaces it.
 func (x Pool) CertificateInstall(ctx context.Context, name string, cert string) error {
-	_, err := x.c.Call(ctx, "pool.certificate_install", name, cert)
-	return err
+	return none(x.c.Call(ctx, "pool.certificate_install", name, cert))
 }
 
 // CertificateUninstall: removes a CA certificate; uninstall_trusted_certificate replaces it.
 func (x Pool) CertificateUninstall(ctx context.Context, name string) error {
-	_, err := x.c.Call(ctx, "pool.certificate_uninstall", name)
-	return err
+	return none(x.c.Call(ctx, "pool.certificate_uninstall", name))
 }
 
 // CertificateList: lists CA certificates by name; the Certificate objects replace it.
 func (x Pool) CertificateList(ctx context.Context) ([]string, error) {
-	v, err := x.c.Call(ctx, "pool.certificate_list")
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "pool.certificate_list"))
 }
 
 // InstallCACertificate: installs a CA certificate on all hosts; install_trusted_certificate replaces it.
 func (x Pool) InstallCACertificate(ctx context.Context, name string, cert string) error {
-	_, err := x.c.Call(ctx, "pool.install_ca_certificate", name, cert)
-	return err
+	return none(x.c.Call(ctx, "pool.install_ca_certificate", name, cert))
 }
 
 // UninstallCACertificate: removes a CA certificate from all hosts; uninstall_trusted_certificate replaces it.
 func (x Pool) UninstallCACertificate(ctx context.Context, name string, force bool) error {
-	_, err := x.c.Call(ctx, "pool.uninstall_ca_certificate", name, force)
-	return err
+	return none(x.c.Call(ctx, "pool.uninstall_ca_certificate", name, force))
 }
 
 // CRLInstall: installs a certificate revocation list on all hosts.
 func (x Pool) CRLInstall(ctx context.Context, name string, cert string) error {
-	_, err := x.c.Call(ctx, "pool.crl_install", name, cert)
-	return err
+	return none(x.c.Call(ctx, "pool.crl_install", name, cert))
 }
 
 // CRLUninstall: removes a certificate revocation list from all hosts.
 func (x Pool) CRLUninstall(ctx context.Context, name string) error {
-	_, err := x.c.Call(ctx, "pool.crl_uninstall", name)
-	return err
+	return none(x.c.Call(ctx, "pool.crl_uninstall", name))
 }
 
 // CRLList: lists the names of the revocation lists.
 func (x Pool) CRLList(ctx context.Context) ([]string, error) {
-	v, err := x.c.Call(ctx, "pool.crl_list")
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "pool.crl_list"))
 }
 
 // CertificateSync: brings certificates and revocation lists of all hosts in line with the master's.
 func (x Pool) CertificateSync(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.certificate_sync")
-	return err
+	return none(x.c.Call(ctx, "pool.certificate_sync"))
 }
 
 // EnableTLSVerification: checks certificates between hosts from now on; can't be undone in normal use.
 func (x Pool) EnableTLSVerification(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.enable_tls_verification")
-	return err
+	return none(x.c.Call(ctx, "pool.enable_tls_verification"))
 }
 
 // EnableRedoLog: starts writing database changes to a disk on the given SR.
 func (x Pool) EnableRedoLog(ctx context.Context, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "pool.enable_redo_log", string(sr))
-	return err
+	return none(x.c.Call(ctx, "pool.enable_redo_log", string(sr)))
 }
 
 // DisableRedoLog: stops writing database changes to that disk.
 func (x Pool) DisableRedoLog(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.disable_redo_log")
-	return err
+	return none(x.c.Call(ctx, "pool.disable_redo_log"))
 }
 
 // AuditLogAppend: adds a line to the audit log.
 func (x Pool) AuditLogAppend(ctx context.Context, line string) error {
-	_, err := x.c.Call(ctx, "pool.audit_log_append", line)
-	return err
+	return none(x.c.Call(ctx, "pool.audit_log_append", line))
 }
 
 // SetVswitchController: sets the OpenFlow controller; SDN_controller.introduce replaces it.
 func (x Pool) SetVswitchController(ctx context.Context, address string) error {
-	_, err := x.c.Call(ctx, "pool.set_vswitch_controller", address)
-	return err
+	return none(x.c.Call(ctx, "pool.set_vswitch_controller", address))
 }
 
 // TestArchiveTarget: would test where a backup policy archives to; that feature is withdrawn.
 func (x Pool) TestArchiveTarget(ctx context.Context, self xenapi.PoolRef, config map[string]string) (string, error) {
-	v, err := x.c.Call(ctx, "pool.test_archive_target", string(self), config)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.test_archive_target", string(self), config))
 }
 
 // EnableLocalStorageCaching: switches the local storage cache on at all hosts.
 func (x Pool) EnableLocalStorageCaching(ctx context.Context, self xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "pool.enable_local_storage_caching", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool.enable_local_storage_caching", string(self)))
 }
 
 // DisableLocalStorageCaching: switches the local storage cache off at all hosts.
 func (x Pool) DisableLocalStorageCaching(ctx context.Context, self xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "pool.disable_local_storage_caching", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool.disable_local_storage_caching", string(self)))
 }
 
 // GetLicenseState: returns the lowest edition of the hosts and the earliest expiry.
 func (x Pool) GetLicenseState(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_license_state", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_license_state", string(self)))
 }
 
 // ApplyEdition: switches all hosts to a license edition.
 func (x Pool) ApplyEdition(ctx context.Context, self xenapi.PoolRef, edition string) error {
-	_, err := x.c.Call(ctx, "pool.apply_edition", string(self), edition)
-	return err
+	return none(x.c.Call(ctx, "pool.apply_edition", string(self), edition))
 }
 
 // DisableSSLLegacy: switches old TLS versions off on all hosts; they are off already.
 func (x Pool) DisableSSLLegacy(ctx context.Context, self xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "pool.disable_ssl_legacy", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool.disable_ssl_legacy", string(self)))
 }
 
 // SetIgmpSnoopingEnabled: switches IGMP snooping on or off for all bridges.
 func (x Pool) SetIgmpSnoopingEnabled(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_igmp_snooping_enabled", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_igmp_snooping_enabled", string(self), value))
 }
 
 // HasExtension: answers whether all hosts have an extension call of this name.
 func (x Pool) HasExtension(ctx context.Context, self xenapi.PoolRef, name string) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.has_extension", string(self), name)
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.has_extension", string(self), name))
 }
 
 // AddToGuestAgentConfig: adds a setting for the agents in all guests.
 func (x Pool) AddToGuestAgentConfig(ctx context.Context, self xenapi.PoolRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "pool.add_to_guest_agent_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "pool.add_to_guest_agent_config", string(self), key, value))
 }
 
 // RemoveFromGuestAgentConfig: drops a setting for the agents in all guests.
 func (x Pool) RemoveFromGuestAgentConfig(ctx context.Context, self xenapi.PoolRef, key string) error {
-	_, err := x.c.Call(ctx, "pool.remove_from_guest_agent_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "pool.remove_from_guest_agent_config", string(self), key))
 }
 
 // RotateSecret: replaces the secret by which hosts trust each other; all must be reachable.
 func (x Pool) RotateSecret(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "pool.rotate_secret")
-	return err
+	return none(x.c.Call(ctx, "pool.rotate_secret"))
 }
 
 // SetRepositories: replaces the update repositories in use.
 func (x Pool) SetRepositories(ctx context.Context, self xenapi.PoolRef, value []xenapi.RepositoryRef) error {
-	_, err := x.c.Call(ctx, "pool.set_repositories", string(self), xenapi.Texts(value))
-	return err
+	return none(x.c.Call(ctx, "pool.set_repositories", string(self), xenapi.Texts(value)))
 }
 
 // AddRepository: uses one more update repository.
 func (x Pool) AddRepository(ctx context.Context, self xenapi.PoolRef, value xenapi.RepositoryRef) error {
-	_, err := x.c.Call(ctx, "pool.add_repository", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "pool.add_repository", string(self), string(value)))
 }
 
 // RemoveRepository: no longer uses the update repository.
 func (x Pool) RemoveRepository(ctx context.Context, self xenapi.PoolRef, value xenapi.RepositoryRef) error {
-	_, err := x.c.Call(ctx, "pool.remove_repository", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "pool.remove_repository", string(self), string(value)))
 }
 
 // SyncUpdates: fetches updates from the repositories in use and returns a checksum of what is there.
 func (x Pool) SyncUpdates(ctx context.Context, self xenapi.PoolRef, force bool, token string, tokenID string, username string, password string) (string, error) {
-	v, err := x.c.Call(ctx, "pool.sync_updates", string(self), force, token, tokenID, username, password)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.sync_updates", string(self), force, token, tokenID, username, password))
 }
 
 // CheckUpdateReadiness: lists what keeps updates from being applied, as errors with parameters.
 func (x Pool) CheckUpdateReadiness(ctx context.Context, self xenapi.PoolRef, requiresReboot bool) ([][]string, error) {
-	v, err := x.c.Call(ctx, "pool.check_update_readiness", string(self), requiresReboot)
-	if err != nil {
-		return nil, err
-	}
-	return v.([][]string), nil
+	return value[[][]string](x.c.Call(ctx, "pool.check_update_readiness", string(self), requiresReboot))
 }
 
 // EnableClientCertificateAuth: lets clients log in with a certificate that carries this name.
 func (x Pool) EnableClientCertificateAuth(ctx context.Context, self xenapi.PoolRef, name string) error {
-	_, err := x.c.Call(ctx, "pool.enable_client_certificate_auth", string(self), name)
-	return err
+	return none(x.c.Call(ctx, "pool.enable_client_certificate_auth", string(self), name))
 }
 
 // DisableClientCertificateAuth: no longer lets clients log in by certificate.
 func (x Pool) DisableClientCertificateAuth(ctx context.Context, self xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "pool.disable_client_certificate_auth", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool.disable_client_certificate_auth", string(self)))
 }
 
 // ConfigureRepositoryProxy: sets the HTTP proxy for update repositories.
 func (x Pool) ConfigureRepositoryProxy(ctx context.Context, self xenapi.PoolRef, url string, username string, password string) error {
-	_, err := x.c.Call(ctx, "pool.configure_repository_proxy", string(self), url, username, password)
-	return err
+	return none(x.c.Call(ctx, "pool.configure_repository_proxy", string(self), url, username, password))
 }
 
 // DisableRepositoryProxy: removes the proxy for update repositories.
 func (x Pool) DisableRepositoryProxy(ctx context.Context, self xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "pool.disable_repository_proxy", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool.disable_repository_proxy", string(self)))
 }
 
 // SetUEFICertificates: sets the Secure Boot certificates for guests; set_custom_uefi_certificates replaces it.
 func (x Pool) SetUEFICertificates(ctx context.Context, self xenapi.PoolRef, value string) error {
-	_, err := x.c.Call(ctx, "pool.set_uefi_certificates", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_uefi_certificates", string(self), value))
 }
 
 // SetCustomUEFICertificates: sets own Secure Boot certificates for guests; empty goes back to the product's.
 func (x Pool) SetCustomUEFICertificates(ctx context.Context, self xenapi.PoolRef, value string) error {
-	_, err := x.c.Call(ctx, "pool.set_custom_uefi_certificates", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_custom_uefi_certificates", string(self), value))
 }
 
 // SetHTTPSOnly: refuses plain HTTP on all hosts, or allows it.
 func (x Pool) SetHTTPSOnly(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_https_only", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_https_only", string(self), value))
 }
 
 // SetTelemetryNextCollection: sets when telemetry is collected next.
 func (x Pool) SetTelemetryNextCollection(ctx context.Context, self xenapi.PoolRef, value time.Time) error {
-	_, err := x.c.Call(ctx, "pool.set_telemetry_next_collection", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_telemetry_next_collection", string(self), value))
 }
 
 // ResetTelemetryUUID: gives the pool a new identity in telemetry.
 func (x Pool) ResetTelemetryUUID(ctx context.Context, self xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "pool.reset_telemetry_uuid", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool.reset_telemetry_uuid", string(self)))
 }
 
 // ConfigureUpdateSync: sets when updates are synchronized; the day counts for weekly only.
 func (x Pool) ConfigureUpdateSync(ctx context.Context, self xenapi.PoolRef, updateSyncFrequency xenapi.UpdateSyncFrequency, updateSyncDay int64) error {
-	_, err := x.c.Call(ctx, "pool.configure_update_sync", string(self), string(updateSyncFrequency), updateSyncDay)
-	return err
+	return none(x.c.Call(ctx, "pool.configure_update_sync", string(self), string(updateSyncFrequency), updateSyncDay))
 }
 
 // SetUpdateSyncEnabled: synchronizes updates on schedule, or no longer.
 func (x Pool) SetUpdateSyncEnabled(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_update_sync_enabled", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_update_sync_enabled", string(self), value))
 }
 
 // SetLocalAuthMaxThreads: sets how many local logins are checked at the same time.
 func (x Pool) SetLocalAuthMaxThreads(ctx context.Context, self xenapi.PoolRef, value int64) error {
-	_, err := x.c.Call(ctx, "pool.set_local_auth_max_threads", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_local_auth_max_threads", string(self), value))
 }
 
 // SetExtAuthMaxThreads: sets how many directory logins are checked at the same time.
 func (x Pool) SetExtAuthMaxThreads(ctx context.Context, self xenapi.PoolRef, value int64) error {
-	_, err := x.c.Call(ctx, "pool.set_ext_auth_max_threads", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_ext_auth_max_threads", string(self), value))
 }
 
 // SetExtAuthCacheEnabled: remembers directory logins for a while, or no longer.
 func (x Pool) SetExtAuthCacheEnabled(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_ext_auth_cache_enabled", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_ext_auth_cache_enabled", string(self), value))
 }
 
 // SetExtAuthCacheSize: sets how many directory logins are remembered.
 func (x Pool) SetExtAuthCacheSize(ctx context.Context, self xenapi.PoolRef, value int64) error {
-	_, err := x.c.Call(ctx, "pool.set_ext_auth_cache_size", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_ext_auth_cache_size", string(self), value))
 }
 
 // SetExtAuthCacheExpiry: sets for how many seconds a directory login is remembered.
 func (x Pool) SetExtAuthCacheExpiry(ctx context.Context, self xenapi.PoolRef, value int64) error {
-	_, err := x.c.Call(ctx, "pool.set_ext_auth_cache_expiry", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_ext_auth_cache_expiry", string(self), value))
 }
 
 // GetGuestSecurebootReadiness: reports whether the certificates for guests' Secure Boot are complete.
 func (x Pool) GetGuestSecurebootReadiness(ctx context.Context, self xenapi.PoolRef) (xenapi.PoolGuestSecurebootReadiness, error) {
-	v, err := x.c.Call(ctx, "pool.get_guest_secureboot_readiness", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PoolGuestSecurebootReadiness(v.(string)), nil
+	return text[xenapi.PoolGuestSecurebootReadiness](x.c.Call(ctx, "pool.get_guest_secureboot_readiness", string(self)))
 }
 
 // EnableSSH: switches the SSH server on at all hosts.
 func (x Pool) EnableSSH(ctx context.Context, self xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "pool.enable_ssh", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool.enable_ssh", string(self)))
 }
 
 // DisableSSH: switches the SSH server off at all hosts.
 func (x Pool) DisableSSH(ctx context.Context, self xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "pool.disable_ssh", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool.disable_ssh", string(self)))
 }
 
 // SetSSHEnabledTimeout: sets for how many seconds enabling SSH holds on all hosts; 0 for ever.
 func (x Pool) SetSSHEnabledTimeout(ctx context.Context, self xenapi.PoolRef, value int64) error {
-	_, err := x.c.Call(ctx, "pool.set_ssh_enabled_timeout", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_ssh_enabled_timeout", string(self), value))
 }
 
 // SetConsoleIdleTimeout: sets after how many idle seconds host consoles are logged out; 0 for never.
 func (x Pool) SetConsoleIdleTimeout(ctx context.Context, self xenapi.PoolRef, value int64) error {
-	_, err := x.c.Call(ctx, "pool.set_console_idle_timeout", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_console_idle_timeout", string(self), value))
 }
 
 // SetSSHAutoMode: has SSH follow the health of the API on all hosts, or not.
 func (x Pool) SetSSHAutoMode(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_ssh_auto_mode", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_ssh_auto_mode", string(self), value))
 }
 
 // InstallTrustedCertificate: installs a certificate to trust on all hosts, as a CA or pinned.
 func (x Pool) InstallTrustedCertificate(ctx context.Context, self xenapi.PoolRef, ca bool, cert string, purpose []xenapi.CertificatePurpose) error {
-	_, err := x.c.Call(ctx, "pool.install_trusted_certificate", string(self), ca, cert, xenapi.Texts(purpose))
-	return err
+	return none(x.c.Call(ctx, "pool.install_trusted_certificate", string(self), ca, cert, xenapi.Texts(purpose)))
 }
 
 // UninstallTrustedCertificate: no longer trusts the certificate, on all hosts.
 func (x Pool) UninstallTrustedCertificate(ctx context.Context, self xenapi.PoolRef, certificate xenapi.CertificateRef) error {
-	_, err := x.c.Call(ctx, "pool.uninstall_trusted_certificate", string(self), string(certificate))
-	return err
+	return none(x.c.Call(ctx, "pool.uninstall_trusted_certificate", string(self), string(certificate)))
 }
 
 // SyncTrustedCertificatesFrom: copies the certificates that another pool trusts and returns those added.
 func (x Pool) SyncTrustedCertificatesFrom(ctx context.Context, self xenapi.PoolRef, remotePool string, remoteSession xenapi.SessionRef, remoteCertificate string, ca bool) ([]xenapi.CertificateRef, error) {
-	v, err := x.c.Call(ctx, "pool.sync_trusted_certificates_from", string(self), remotePool, string(remoteSession), remoteCertificate, ca)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CertificateRef](v.([]string)), nil
+	return set[xenapi.CertificateRef](x.c.Call(ctx, "pool.sync_trusted_certificates_from", string(self), remotePool, string(remoteSession), remoteCertificate, ca))
 }
 
 // ExchangeTrustedCertificatesOnJoin: trades trusted certificates with a host that joins.
 func (x Pool) ExchangeTrustedCertificatesOnJoin(ctx context.Context, self xenapi.PoolRef, ca bool, import_ map[string][]string, export []xenapi.CertificateRef) (map[string][]string, error) {
-	v, err := x.c.Call(ctx, "pool.exchange_trusted_certificates_on_join", string(self), ca, import_, xenapi.Texts(export))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string][]string), nil
+	return value[map[string][]string](x.c.Call(ctx, "pool.exchange_trusted_certificates_on_join", string(self), ca, import_, xenapi.Texts(export)))
 }
 
 // ExchangeCrlsOnJoin: trades revocation lists with a host that joins.
 func (x Pool) ExchangeCrlsOnJoin(ctx context.Context, self xenapi.PoolRef, import_ map[string]string, export []string) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.exchange_crls_on_join", string(self), import_, export)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.exchange_crls_on_join", string(self), import_, export))
 }
 
 // GetRecord: calls pool.get_record.
 func (x Pool) GetRecord(ctx context.Context, self xenapi.PoolRef) (*xenapi.Pool, error) {
-	v, err := x.c.Call(ctx, "pool.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Pool), nil
+	return value[*xenapi.Pool](x.c.Call(ctx, "pool.get_record", string(self)))
 }
 
 // GetByUUID: calls pool.get_by_uuid.
 func (x Pool) GetByUUID(ctx context.Context, uuid string) (xenapi.PoolRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PoolRef(v.(string)), nil
+	return text[xenapi.PoolRef](x.c.Call(ctx, "pool.get_by_uuid", uuid))
 }
 
 // GetAll: calls pool.get_all.
 func (x Pool) GetAll(ctx context.Context) ([]xenapi.PoolRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolRef](v.([]string)), nil
+	return set[xenapi.PoolRef](x.c.Call(ctx, "pool.get_all"))
 }
 
 // GetAllWhere: calls pool.get_all_where.
 func (x Pool) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PoolRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolRef](v.([]string)), nil
+	return set[xenapi.PoolRef](x.c.Call(ctx, "pool.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls pool.get_all_records_where.
 func (x Pool) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "pool.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "pool.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls pool.get_all_records.
 func (x Pool) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "pool.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "pool.get_all_records"))
 }
 
 // GetUUID: calls pool.get_uuid.
 func (x Pool) GetUUID(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls pool.get_name_label.
 func (x Pool) GetNameLabel(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls pool.set_name_label.
 func (x Pool) SetNameLabel(ctx context.Context, self xenapi.PoolRef, value string) error {
-	_, err := x.c.Call(ctx, "pool.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls pool.get_name_description.
 func (x Pool) GetNameDescription(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls pool.set_name_description.
 func (x Pool) SetNameDescription(ctx context.Context, self xenapi.PoolRef, value string) error {
-	_, err := x.c.Call(ctx, "pool.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_name_description", string(self), value))
 }
 
 // GetMaster: calls pool.get_master.
 func (x Pool) GetMaster(ctx context.Context, self xenapi.PoolRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_master", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "pool.get_master", string(self)))
 }
 
 // GetDefaultSR: calls pool.get_default_SR.
 func (x Pool) GetDefaultSR(ctx context.Context, self xenapi.PoolRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_default_SR", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "pool.get_default_SR", string(self)))
 }
 
 // SetDefaultSR: calls pool.set_default_SR.
 func (x Pool) SetDefaultSR(ctx context.Context, self xenapi.PoolRef, value xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "pool.set_default_SR", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "pool.set_default_SR", string(self), string(value)))
 }
 
 // GetSuspendImageSR: calls pool.get_suspend_image_SR.
 func (x Pool) GetSuspendImageSR(ctx context.Context, self xenapi.PoolRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_suspend_image_SR", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "pool.get_suspend_image_SR", string(self)))
 }
 
 // SetSuspendImageSR: calls pool.set_suspend_image_SR.
 func (x Pool) SetSuspendImageSR(ctx context.Context, self xenapi.PoolRef, value xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "pool.set_suspend_image_SR", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "pool.set_suspend_image_SR", string(self), string(value)))
 }
 
 // GetCrashDumpSR: calls pool.get_crash_dump_SR.
 func (x Pool) GetCrashDumpSR(ctx context.Context, self xenapi.PoolRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_crash_dump_SR", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "pool.get_crash_dump_SR", string(self)))
 }
 
 // SetCrashDumpSR: calls pool.set_crash_dump_SR.
 func (x Pool) SetCrashDumpSR(ctx context.Context, self xenapi.PoolRef, value xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "pool.set_crash_dump_SR", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "pool.set_crash_dump_SR", string(self), string(value)))
 }
 
 // GetOtherConfig: calls pool.get_other_config.
 func (x Pool) GetOtherConfig(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls pool.set_other_config.
 func (x Pool) SetOtherConfig(ctx context.Context, self xenapi.PoolRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "pool.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls pool.add_to_other_config.
 func (x Pool) AddToOtherConfig(ctx context.Context, self xenapi.PoolRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "pool.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "pool.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls pool.remove_from_other_config.
 func (x Pool) RemoveFromOtherConfig(ctx context.Context, self xenapi.PoolRef, key string) error {
-	_, err := x.c.Call(ctx, "pool.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "pool.remove_from_other_config", string(self), key))
 }
 
 // GetHAEnabled: calls pool.get_ha_enabled.
 func (x Pool) GetHAEnabled(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_ha_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_ha_enabled", string(self)))
 }
 
 // GetHAConfiguration: calls pool.get_ha_configuration.
 func (x Pool) GetHAConfiguration(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_ha_configuration", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_ha_configuration", string(self)))
 }
 
 // GetHAStatefiles: calls pool.get_ha_statefiles.
 func (x Pool) GetHAStatefiles(ctx context.Context, self xenapi.PoolRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_ha_statefiles", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "pool.get_ha_statefiles", string(self)))
 }
 
 // GetHAHostFailuresToTolerate: calls pool.get_ha_host_failures_to_tolerate.
 func (x Pool) GetHAHostFailuresToTolerate(ctx context.Context, self xenapi.PoolRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.get_ha_host_failures_to_tolerate", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.get_ha_host_failures_to_tolerate", string(self)))
 }
 
 // GetHAPlanExistsFor: calls pool.get_ha_plan_exists_for.
 func (x Pool) GetHAPlanExistsFor(ctx context.Context, self xenapi.PoolRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.get_ha_plan_exists_for", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.get_ha_plan_exists_for", string(self)))
 }
 
 // GetHAAllowOvercommit: calls pool.get_ha_allow_overcommit.
 func (x Pool) GetHAAllowOvercommit(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_ha_allow_overcommit", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_ha_allow_overcommit", string(self)))
 }
 
 // SetHAAllowOvercommit: calls pool.set_ha_allow_overcommit.
 func (x Pool) SetHAAllowOvercommit(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_ha_allow_overcommit", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_ha_allow_overcommit", string(self), value))
 }
 
 // GetHAOvercommitted: calls pool.get_ha_overcommitted.
 func (x Pool) GetHAOvercommitted(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_ha_overcommitted", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_ha_overcommitted", string(self)))
 }
 
 // GetBlobs: calls pool.get_blobs.
 func (x Pool) GetBlobs(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_blobs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_blobs", string(self)))
 }
 
 // GetTags: calls pool.get_tags.
 func (x Pool) GetTags(ctx context.Context, self xenapi.PoolRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_tags", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "pool.get_tags", string(self)))
 }
 
 // SetTags: calls pool.set_tags.
 func (x Pool) SetTags(ctx context.Context, self xenapi.PoolRef, value []string) error {
-	_, err := x.c.Call(ctx, "pool.set_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_tags", string(self), value))
 }
 
 // AddTags: calls pool.add_tags.
 func (x Pool) AddTags(ctx context.Context, self xenapi.PoolRef, value string) error {
-	_, err := x.c.Call(ctx, "pool.add_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.add_tags", string(self), value))
 }
 
 // RemoveTags: calls pool.remove_tags.
 func (x Pool) RemoveTags(ctx context.Context, self xenapi.PoolRef, value string) error {
-	_, err := x.c.Call(ctx, "pool.remove_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.remove_tags", string(self), value))
 }
 
 // GetGuiConfig: calls pool.get_gui_config.
 func (x Pool) GetGuiConfig(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_gui_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_gui_config", string(self)))
 }
 
 // SetGuiConfig: calls pool.set_gui_config.
 func (x Pool) SetGuiConfig(ctx context.Context, self xenapi.PoolRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "pool.set_gui_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_gui_config", string(self), value))
 }
 
 // AddToGuiConfig: calls pool.add_to_gui_config.
 func (x Pool) AddToGuiConfig(ctx context.Context, self xenapi.PoolRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "pool.add_to_gui_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "pool.add_to_gui_config", string(self), key, value))
 }
 
 // RemoveFromGuiConfig: calls pool.remove_from_gui_config.
 func (x Pool) RemoveFromGuiConfig(ctx context.Context, self xenapi.PoolRef, key string) error {
-	_, err := x.c.Call(ctx, "pool.remove_from_gui_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "pool.remove_from_gui_config", string(self), key))
 }
 
 // GetHealthCheckConfig: calls pool.get_health_check_config.
 func (x Pool) GetHealthCheckConfig(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_health_check_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_health_check_config", string(self)))
 }
 
 // SetHealthCheckConfig: calls pool.set_health_check_config.
 func (x Pool) SetHealthCheckConfig(ctx context.Context, self xenapi.PoolRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "pool.set_health_check_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_health_check_config", string(self), value))
 }
 
 // AddToHealthCheckConfig: calls pool.add_to_health_check_config.
 func (x Pool) AddToHealthCheckConfig(ctx context.Context, self xenapi.PoolRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "pool.add_to_health_check_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "pool.add_to_health_check_config", string(self), key, value))
 }
 
 // RemoveFromHealthCheckConfig: calls pool.remove_from_health_check_config.
 func (x Pool) RemoveFromHealthCheckConfig(ctx context.Context, self xenapi.PoolRef, key string) error {
-	_, err := x.c.Call(ctx, "pool.remove_from_health_check_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "pool.remove_from_health_check_config", string(self), key))
 }
 
 // GetWLBURL: calls pool.get_wlb_url.
 func (x Pool) GetWLBURL(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_wlb_url", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_wlb_url", string(self)))
 }
 
 // GetWLBUsername: calls pool.get_wlb_username.
 func (x Pool) GetWLBUsername(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_wlb_username", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_wlb_username", string(self)))
 }
 
 // GetWLBEnabled: calls pool.get_wlb_enabled.
 func (x Pool) GetWLBEnabled(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_wlb_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_wlb_enabled", string(self)))
 }
 
 // SetWLBEnabled: calls pool.set_wlb_enabled.
 func (x Pool) SetWLBEnabled(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_wlb_enabled", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_wlb_enabled", string(self), value))
 }
 
 // GetWLBVerifyCert: calls pool.get_wlb_verify_cert.
 func (x Pool) GetWLBVerifyCert(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_wlb_verify_cert", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_wlb_verify_cert", string(self)))
 }
 
 // SetWLBVerifyCert: calls pool.set_wlb_verify_cert.
 func (x Pool) SetWLBVerifyCert(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_wlb_verify_cert", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_wlb_verify_cert", string(self), value))
 }
 
 // GetRedoLogEnabled: calls pool.get_redo_log_enabled.
 func (x Pool) GetRedoLogEnabled(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_redo_log_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_redo_log_enabled", string(self)))
 }
 
 // GetRedoLogVDI: calls pool.get_redo_log_vdi.
 func (x Pool) GetRedoLogVDI(ctx context.Context, self xenapi.PoolRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_redo_log_vdi", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "pool.get_redo_log_vdi", string(self)))
 }
 
 // GetVswitchController: calls pool.get_vswitch_controller.
 func (x Pool) GetVswitchController(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_vswitch_controller", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_vswitch_controller", string(self)))
 }
 
 // GetRestrictions: calls pool.get_restrictions.
 func (x Pool) GetRestrictions(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_restrictions", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_restrictions", string(self)))
 }
 
 // GetMetadataVDIs: calls pool.get_metadata_VDIs.
 func (x Pool) GetMetadataVDIs(ctx context.Context, self xenapi.PoolRef) ([]xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_metadata_VDIs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VDIRef](v.([]string)), nil
+	return set[xenapi.VDIRef](x.c.Call(ctx, "pool.get_metadata_VDIs", string(self)))
 }
 
 // GetHAClusterStack: calls pool.get_ha_cluster_stack.
 func (x Pool) GetHAClusterStack(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_ha_cluster_stack", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_ha_cluster_stack", string(self)))
 }
 
 // GetAllowedOperations: calls pool.get_allowed_operations.
 func (x Pool) GetAllowedOperations(ctx context.Context, self xenapi.PoolRef) ([]xenapi.PoolAllowedOperations, error) {
-	v, err := x.c.Call(ctx, "pool.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolAllowedOperations](v.([]string)), nil
+	return set[xenapi.PoolAllowedOperations](x.c.Call(ctx, "pool.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls pool.get_current_operations.
 func (x Pool) GetCurrentOperations(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_current_operations", string(self)))
 }
 
 // GetGuestAgentConfig: calls pool.get_guest_agent_config.
 func (x Pool) GetGuestAgentConfig(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_guest_agent_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_guest_agent_config", string(self)))
 }
 
 // GetCPUInfo: calls pool.get_cpu_info.
 func (x Pool) GetCPUInfo(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_cpu_info", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_cpu_info", string(self)))
 }
 
 // GetPolicyNoVendorDevice: calls pool.get_policy_no_vendor_device.
 func (x Pool) GetPolicyNoVendorDevice(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_policy_no_vendor_device", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_policy_no_vendor_device", string(self)))
 }
 
 // SetPolicyNoVendorDevice: calls pool.set_policy_no_vendor_device.
 func (x Pool) SetPolicyNoVendorDevice(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_policy_no_vendor_device", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_policy_no_vendor_device", string(self), value))
 }
 
 // GetLivePatchingDisabled: calls pool.get_live_patching_disabled.
 func (x Pool) GetLivePatchingDisabled(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_live_patching_disabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_live_patching_disabled", string(self)))
 }
 
 // SetLivePatchingDisabled: calls pool.set_live_patching_disabled.
 func (x Pool) SetLivePatchingDisabled(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_live_patching_disabled", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_live_patching_disabled", string(self), value))
 }
 
 // GetIgmpSnoopingEnabled: calls pool.get_igmp_snooping_enabled.
 func (x Pool) GetIgmpSnoopingEnabled(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_igmp_snooping_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_igmp_snooping_enabled", string(self)))
 }
 
 // GetUEFICertificates: calls pool.get_uefi_certificates.
 func (x Pool) GetUEFICertificates(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_uefi_certificates", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_uefi_certificates", string(self)))
 }
 
 // GetCustomUEFICertificates: calls pool.get_custom_uefi_certificates.
 func (x Pool) GetCustomUEFICertificates(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_custom_uefi_certificates", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_custom_uefi_certificates", string(self)))
 }
 
 // GetIsPSRPending: calls pool.get_is_psr_pending.
 func (x Pool) GetIsPSRPending(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_is_psr_pending", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_is_psr_pending", string(self)))
 }
 
 // SetIsPSRPending: calls pool.set_is_psr_pending.
 func (x Pool) SetIsPSRPending(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_is_psr_pending", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_is_psr_pending", string(self), value))
 }
 
 // GetTLSVerificationEnabled: calls pool.get_tls_verification_enabled.
 func (x Pool) GetTLSVerificationEnabled(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_tls_verification_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_tls_verification_enabled", string(self)))
 }
 
 // GetRepositories: calls pool.get_repositories.
 func (x Pool) GetRepositories(ctx context.Context, self xenapi.PoolRef) ([]xenapi.RepositoryRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_repositories", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RepositoryRef](v.([]string)), nil
+	return set[xenapi.RepositoryRef](x.c.Call(ctx, "pool.get_repositories", string(self)))
 }
 
 // GetClientCertificateAuthEnabled: calls pool.get_client_certificate_auth_enabled.
 func (x Pool) GetClientCertificateAuthEnabled(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_client_certificate_auth_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_client_certificate_auth_enabled", string(self)))
 }
 
 // GetClientCertificateAuthName: calls pool.get_client_certificate_auth_name.
 func (x Pool) GetClientCertificateAuthName(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_client_certificate_auth_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_client_certificate_auth_name", string(self)))
 }
 
 // GetRepositoryProxyURL: calls pool.get_repository_proxy_url.
 func (x Pool) GetRepositoryProxyURL(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_repository_proxy_url", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_repository_proxy_url", string(self)))
 }
 
 // GetRepositoryProxyUsername: calls pool.get_repository_proxy_username.
 func (x Pool) GetRepositoryProxyUsername(ctx context.Context, self xenapi.PoolRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool.get_repository_proxy_username", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool.get_repository_proxy_username", string(self)))
 }
 
 // GetRepositoryProxyPassword: calls pool.get_repository_proxy_password.
 func (x Pool) GetRepositoryProxyPassword(ctx context.Context, self xenapi.PoolRef) (xenapi.SecretRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_repository_proxy_password", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SecretRef(v.(string)), nil
+	return text[xenapi.SecretRef](x.c.Call(ctx, "pool.get_repository_proxy_password", string(self)))
 }
 
 // GetMigrationCompression: calls pool.get_migration_compression.
 func (x Pool) GetMigrationCompression(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_migration_compression", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_migration_compression", string(self)))
 }
 
 // SetMigrationCompression: calls pool.set_migration_compression.
 func (x Pool) SetMigrationCompression(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_migration_compression", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_migration_compression", string(self), value))
 }
 
 // GetCoordinatorBias: calls pool.get_coordinator_bias.
 func (x Pool) GetCoordinatorBias(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_coordinator_bias", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_coordinator_bias", string(self)))
 }
 
 // SetCoordinatorBias: calls pool.set_coordinator_bias.
 func (x Pool) SetCoordinatorBias(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_coordinator_bias", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_coordinator_bias", string(self), value))
 }
 
 // GetLocalAuthMaxThreads: calls pool.get_local_auth_max_threads.
 func (x Pool) GetLocalAuthMaxThreads(ctx context.Context, self xenapi.PoolRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.get_local_auth_max_threads", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.get_local_auth_max_threads", string(self)))
 }
 
 // GetExtAuthMaxThreads: calls pool.get_ext_auth_max_threads.
 func (x Pool) GetExtAuthMaxThreads(ctx context.Context, self xenapi.PoolRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.get_ext_auth_max_threads", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.get_ext_auth_max_threads", string(self)))
 }
 
 // GetExtAuthCacheEnabled: calls pool.get_ext_auth_cache_enabled.
 func (x Pool) GetExtAuthCacheEnabled(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_ext_auth_cache_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_ext_auth_cache_enabled", string(self)))
 }
 
 // GetExtAuthCacheSize: calls pool.get_ext_auth_cache_size.
 func (x Pool) GetExtAuthCacheSize(ctx context.Context, self xenapi.PoolRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.get_ext_auth_cache_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.get_ext_auth_cache_size", string(self)))
 }
 
 // GetExtAuthCacheExpiry: calls pool.get_ext_auth_cache_expiry.
 func (x Pool) GetExtAuthCacheExpiry(ctx context.Context, self xenapi.PoolRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.get_ext_auth_cache_expiry", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.get_ext_auth_cache_expiry", string(self)))
 }
 
 // GetTelemetryUUID: calls pool.get_telemetry_uuid.
 func (x Pool) GetTelemetryUUID(ctx context.Context, self xenapi.PoolRef) (xenapi.SecretRef, error) {
-	v, err := x.c.Call(ctx, "pool.get_telemetry_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SecretRef(v.(string)), nil
+	return text[xenapi.SecretRef](x.c.Call(ctx, "pool.get_telemetry_uuid", string(self)))
 }
 
 // GetTelemetryFrequency: calls pool.get_telemetry_frequency.
 func (x Pool) GetTelemetryFrequency(ctx context.Context, self xenapi.PoolRef) (xenapi.TelemetryFrequency, error) {
-	v, err := x.c.Call(ctx, "pool.get_telemetry_frequency", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TelemetryFrequency(v.(string)), nil
+	return text[xenapi.TelemetryFrequency](x.c.Call(ctx, "pool.get_telemetry_frequency", string(self)))
 }
 
 // GetTelemetryNextCollection: calls pool.get_telemetry_next_collection.
 func (x Pool) GetTelemetryNextCollection(ctx context.Context, self xenapi.PoolRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "pool.get_telemetry_next_collection", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "pool.get_telemetry_next_collection", string(self)))
 }
 
 // GetLastUpdateSync: calls pool.get_last_update_sync.
 func (x Pool) GetLastUpdateSync(ctx context.Context, self xenapi.PoolRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "pool.get_last_update_sync", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "pool.get_last_update_sync", string(self)))
 }
 
 // GetUpdateSyncFrequency: calls pool.get_update_sync_frequency.
 func (x Pool) GetUpdateSyncFrequency(ctx context.Context, self xenapi.PoolRef) (xenapi.UpdateSyncFrequency, error) {
-	v, err := x.c.Call(ctx, "pool.get_update_sync_frequency", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.UpdateSyncFrequency(v.(string)), nil
+	return text[xenapi.UpdateSyncFrequency](x.c.Call(ctx, "pool.get_update_sync_frequency", string(self)))
 }
 
 // GetUpdateSyncDay: calls pool.get_update_sync_day.
 func (x Pool) GetUpdateSyncDay(ctx context.Context, self xenapi.PoolRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.get_update_sync_day", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.get_update_sync_day", string(self)))
 }
 
 // GetUpdateSyncEnabled: calls pool.get_update_sync_enabled.
 func (x Pool) GetUpdateSyncEnabled(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_update_sync_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_update_sync_enabled", string(self)))
 }
 
 // GetRecommendations: calls pool.get_recommendations.
 func (x Pool) GetRecommendations(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_recommendations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_recommendations", string(self)))
 }
 
 // GetLicenseServer: calls pool.get_license_server.
 func (x Pool) GetLicenseServer(ctx context.Context, self xenapi.PoolRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool.get_license_server", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool.get_license_server", string(self)))
 }
 
 // SetLicenseServer: calls pool.set_license_server.
 func (x Pool) SetLicenseServer(ctx context.Context, self xenapi.PoolRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "pool.set_license_server", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_license_server", string(self), value))
 }
 
 // AddToLicenseServer: calls pool.add_to_license_server.
 func (x Pool) AddToLicenseServer(ctx context.Context, self xenapi.PoolRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "pool.add_to_license_server", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "pool.add_to_license_server", string(self), key, value))
 }
 
 // RemoveFromLicenseServer: calls pool.remove_from_license_server.
 func (x Pool) RemoveFromLicenseServer(ctx context.Context, self xenapi.PoolRef, key string) error {
-	_, err := x.c.Call(ctx, "pool.remove_from_license_server", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "pool.remove_from_license_server", string(self), key))
 }
 
 // GetHARebootVMOnInternalShutdown: calls pool.get_ha_reboot_vm_on_internal_shutdown.
 func (x Pool) GetHARebootVMOnInternalShutdown(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_ha_reboot_vm_on_internal_shutdown", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_ha_reboot_vm_on_internal_shutdown", string(self)))
 }
 
 // SetHARebootVMOnInternalShutdown: calls pool.set_ha_reboot_vm_on_internal_shutdown.
 func (x Pool) SetHARebootVMOnInternalShutdown(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_ha_reboot_vm_on_internal_shutdown", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_ha_reboot_vm_on_internal_shutdown", string(self), value))
 }
 
 // GetLimitConsoleSessions: calls pool.get_limit_console_sessions.
 func (x Pool) GetLimitConsoleSessions(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_limit_console_sessions", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_limit_console_sessions", string(self)))
 }
 
 // SetLimitConsoleSessions: calls pool.set_limit_console_sessions.
 func (x Pool) SetLimitConsoleSessions(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_limit_console_sessions", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_limit_console_sessions", string(self), value))
 }
 
 // GetVMConsoleIdleTimeout: calls pool.get_vm_console_idle_timeout.
 func (x Pool) GetVMConsoleIdleTimeout(ctx context.Context, self xenapi.PoolRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool.get_vm_console_idle_timeout", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool.get_vm_console_idle_timeout", string(self)))
 }
 
 // SetVMConsoleIdleTimeout: calls pool.set_vm_console_idle_timeout.
 func (x Pool) SetVMConsoleIdleTimeout(ctx context.Context, self xenapi.PoolRef, value int64) error {
-	_, err := x.c.Call(ctx, "pool.set_vm_console_idle_timeout", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_vm_console_idle_timeout", string(self), value))
 }
 
 // GetAutoUpdateVMSecurebootCertificates: calls pool.get_auto_update_vm_secureboot_certificates.
 func (x Pool) GetAutoUpdateVMSecurebootCertificates(ctx context.Context, self xenapi.PoolRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool.get_auto_update_vm_secureboot_certificates", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool.get_auto_update_vm_secureboot_certificates", string(self)))
 }
 
 // SetAutoUpdateVMSecurebootCertificates: calls pool.set_auto_update_vm_secureboot_certificates.
 func (x Pool) SetAutoUpdateVMSecurebootCertificates(ctx context.Context, self xenapi.PoolRef, value bool) error {
-	_, err := x.c.Call(ctx, "pool.set_auto_update_vm_secureboot_certificates", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool.set_auto_update_vm_secureboot_certificates", string(self), value))
 }

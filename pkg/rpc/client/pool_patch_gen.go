@@ -10,219 +10,135 @@ type PoolPatch struct{ c *Client }
 
 // Apply: applies the patch to a host; pool_update.apply replaces it.
 func (x PoolPatch) Apply(ctx context.Context, self xenapi.PoolPatchRef, host xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_patch.apply", string(self), string(host))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_patch.apply", string(self), string(host)))
 }
 
 // PoolApply: applies the patch to all hosts; pool_update.pool_apply replaces it.
 func (x PoolPatch) PoolApply(ctx context.Context, self xenapi.PoolPatchRef) error {
-	_, err := x.c.Call(ctx, "pool_patch.pool_apply", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool_patch.pool_apply", string(self)))
 }
 
 // Precheck: checks whether the patch can be applied to a host; pool_update.precheck replaces it.
 func (x PoolPatch) Precheck(ctx context.Context, self xenapi.PoolPatchRef, host xenapi.HostRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_patch.precheck", string(self), string(host))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_patch.precheck", string(self), string(host)))
 }
 
 // Clean: deletes the patch's file on this host.
 func (x PoolPatch) Clean(ctx context.Context, self xenapi.PoolPatchRef) error {
-	_, err := x.c.Call(ctx, "pool_patch.clean", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool_patch.clean", string(self)))
 }
 
 // PoolClean: deletes the patch's file on all hosts; pool_update.pool_clean replaces it.
 func (x PoolPatch) PoolClean(ctx context.Context, self xenapi.PoolPatchRef) error {
-	_, err := x.c.Call(ctx, "pool_patch.pool_clean", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool_patch.pool_clean", string(self)))
 }
 
 // Destroy: deletes the patch and its records; pool_update.destroy replaces it.
 func (x PoolPatch) Destroy(ctx context.Context, self xenapi.PoolPatchRef) error {
-	_, err := x.c.Call(ctx, "pool_patch.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool_patch.destroy", string(self)))
 }
 
 // CleanOnHost: deletes the patch's file on a host.
 func (x PoolPatch) CleanOnHost(ctx context.Context, self xenapi.PoolPatchRef, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "pool_patch.clean_on_host", string(self), string(host))
-	return err
+	return none(x.c.Call(ctx, "pool_patch.clean_on_host", string(self), string(host)))
 }
 
 // GetRecord: calls pool_patch.get_record.
 func (x PoolPatch) GetRecord(ctx context.Context, self xenapi.PoolPatchRef) (*xenapi.PoolPatch, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PoolPatch), nil
+	return value[*xenapi.PoolPatch](x.c.Call(ctx, "pool_patch.get_record", string(self)))
 }
 
 // GetByUUID: calls pool_patch.get_by_uuid.
 func (x PoolPatch) GetByUUID(ctx context.Context, uuid string) (xenapi.PoolPatchRef, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PoolPatchRef(v.(string)), nil
+	return text[xenapi.PoolPatchRef](x.c.Call(ctx, "pool_patch.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls pool_patch.get_by_name_label.
 func (x PoolPatch) GetByNameLabel(ctx context.Context, label string) ([]xenapi.PoolPatchRef, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolPatchRef](v.([]string)), nil
+	return set[xenapi.PoolPatchRef](x.c.Call(ctx, "pool_patch.get_by_name_label", label))
 }
 
 // GetAll: calls pool_patch.get_all.
 func (x PoolPatch) GetAll(ctx context.Context) ([]xenapi.PoolPatchRef, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolPatchRef](v.([]string)), nil
+	return set[xenapi.PoolPatchRef](x.c.Call(ctx, "pool_patch.get_all"))
 }
 
 // GetAllWhere: calls pool_patch.get_all_where.
 func (x PoolPatch) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PoolPatchRef, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolPatchRef](v.([]string)), nil
+	return set[xenapi.PoolPatchRef](x.c.Call(ctx, "pool_patch.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls pool_patch.get_all_records_where.
 func (x PoolPatch) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "pool_patch.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls pool_patch.get_all_records.
 func (x PoolPatch) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "pool_patch.get_all_records"))
 }
 
 // GetUUID: calls pool_patch.get_uuid.
 func (x PoolPatch) GetUUID(ctx context.Context, self xenapi.PoolPatchRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_patch.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls pool_patch.get_name_label.
 func (x PoolPatch) GetNameLabel(ctx context.Context, self xenapi.PoolPatchRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_patch.get_name_label", string(self)))
 }
 
 // GetNameDescription: calls pool_patch.get_name_description.
 func (x PoolPatch) GetNameDescription(ctx context.Context, self xenapi.PoolPatchRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_patch.get_name_description", string(self)))
 }
 
 // GetVersion: calls pool_patch.get_version.
 func (x PoolPatch) GetVersion(ctx context.Context, self xenapi.PoolPatchRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_version", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_patch.get_version", string(self)))
 }
 
 // GetSize: calls pool_patch.get_size.
 func (x PoolPatch) GetSize(ctx context.Context, self xenapi.PoolPatchRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool_patch.get_size", string(self)))
 }
 
 // GetPoolApplied: calls pool_patch.get_pool_applied.
 func (x PoolPatch) GetPoolApplied(ctx context.Context, self xenapi.PoolPatchRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_pool_applied", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool_patch.get_pool_applied", string(self)))
 }
 
 // GetHostPatches: calls pool_patch.get_host_patches.
 func (x PoolPatch) GetHostPatches(ctx context.Context, self xenapi.PoolPatchRef) ([]xenapi.HostPatchRef, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_host_patches", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostPatchRef](v.([]string)), nil
+	return set[xenapi.HostPatchRef](x.c.Call(ctx, "pool_patch.get_host_patches", string(self)))
 }
 
 // GetAfterApplyGuidance: calls pool_patch.get_after_apply_guidance.
 func (x PoolPatch) GetAfterApplyGuidance(ctx context.Context, self xenapi.PoolPatchRef) ([]xenapi.AfterApplyGuidance, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_after_apply_guidance", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.AfterApplyGuidance](v.([]string)), nil
+	return set[xenapi.AfterApplyGuidance](x.c.Call(ctx, "pool_patch.get_after_apply_guidance", string(self)))
 }
 
 // GetPoolUpdate: calls pool_patch.get_pool_update.
 func (x PoolPatch) GetPoolUpdate(ctx context.Context, self xenapi.PoolPatchRef) (xenapi.PoolUpdateRef, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_pool_update", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PoolUpdateRef(v.(string)), nil
+	return text[xenapi.PoolUpdateRef](x.c.Call(ctx, "pool_patch.get_pool_update", string(self)))
 }
 
 // GetOtherConfig: calls pool_patch.get_other_config.
 func (x PoolPatch) GetOtherConfig(ctx context.Context, self xenapi.PoolPatchRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool_patch.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool_patch.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls pool_patch.set_other_config.
 func (x PoolPatch) SetOtherConfig(ctx context.Context, self xenapi.PoolPatchRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "pool_patch.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool_patch.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls pool_patch.add_to_other_config.
 func (x PoolPatch) AddToOtherConfig(ctx context.Context, self xenapi.PoolPatchRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "pool_patch.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "pool_patch.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls pool_patch.remove_from_other_config.
 func (x PoolPatch) RemoveFromOtherConfig(ctx context.Context, self xenapi.PoolPatchRef, key string) error {
-	_, err := x.c.Call(ctx, "pool_patch.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "pool_patch.remove_from_other_config", string(self), key))
 }

@@ -10,243 +10,150 @@ type PoolUpdate struct{ c *Client }
 
 // Introduce: records the package in an image after checking its signature, and returns it.
 func (x PoolUpdate) Introduce(ctx context.Context, vdi xenapi.VDIRef) (xenapi.PoolUpdateRef, error) {
-	v, err := x.c.Call(ctx, "pool_update.introduce", string(vdi))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PoolUpdateRef(v.(string)), nil
+	return text[xenapi.PoolUpdateRef](x.c.Call(ctx, "pool_update.introduce", string(vdi)))
 }
 
 // Precheck: runs the package's own checks on a host; tells what would be patched without a reboot.
 func (x PoolUpdate) Precheck(ctx context.Context, self xenapi.PoolUpdateRef, host xenapi.HostRef) (xenapi.LivepatchStatus, error) {
-	v, err := x.c.Call(ctx, "pool_update.precheck", string(self), string(host))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.LivepatchStatus(v.(string)), nil
+	return text[xenapi.LivepatchStatus](x.c.Call(ctx, "pool_update.precheck", string(self), string(host)))
 }
 
 // Apply: installs the package on a host.
 func (x PoolUpdate) Apply(ctx context.Context, self xenapi.PoolUpdateRef, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "pool_update.apply", string(self), string(host))
-	return err
+	return none(x.c.Call(ctx, "pool_update.apply", string(self), string(host)))
 }
 
 // PoolApply: installs the package on all hosts that lack it.
 func (x PoolUpdate) PoolApply(ctx context.Context, self xenapi.PoolUpdateRef) error {
-	_, err := x.c.Call(ctx, "pool_update.pool_apply", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool_update.pool_apply", string(self)))
 }
 
 // PoolClean: deletes the package's image; its record stays.
 func (x PoolUpdate) PoolClean(ctx context.Context, self xenapi.PoolUpdateRef) error {
-	_, err := x.c.Call(ctx, "pool_update.pool_clean", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool_update.pool_clean", string(self)))
 }
 
 // Destroy: deletes the record of a package that no host has applied, and its image.
 func (x PoolUpdate) Destroy(ctx context.Context, self xenapi.PoolUpdateRef) error {
-	_, err := x.c.Call(ctx, "pool_update.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool_update.destroy", string(self)))
 }
 
 // Attach: makes the package's contents readable to a host and returns their URL.
 func (x PoolUpdate) Attach(ctx context.Context, self xenapi.PoolUpdateRef, useLocalhostProxy bool) (string, error) {
-	v, err := x.c.Call(ctx, "pool_update.attach", string(self), useLocalhostProxy)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_update.attach", string(self), useLocalhostProxy))
 }
 
 // Detach: takes the package's contents away again.
 func (x PoolUpdate) Detach(ctx context.Context, self xenapi.PoolUpdateRef) error {
-	_, err := x.c.Call(ctx, "pool_update.detach", string(self))
-	return err
+	return none(x.c.Call(ctx, "pool_update.detach", string(self)))
 }
 
 // ResyncHost: corrects which packages a host has applied.
 func (x PoolUpdate) ResyncHost(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "pool_update.resync_host", string(host))
-	return err
+	return none(x.c.Call(ctx, "pool_update.resync_host", string(host)))
 }
 
 // GetRecord: calls pool_update.get_record.
 func (x PoolUpdate) GetRecord(ctx context.Context, self xenapi.PoolUpdateRef) (*xenapi.PoolUpdate, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PoolUpdate), nil
+	return value[*xenapi.PoolUpdate](x.c.Call(ctx, "pool_update.get_record", string(self)))
 }
 
 // GetByUUID: calls pool_update.get_by_uuid.
 func (x PoolUpdate) GetByUUID(ctx context.Context, uuid string) (xenapi.PoolUpdateRef, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PoolUpdateRef(v.(string)), nil
+	return text[xenapi.PoolUpdateRef](x.c.Call(ctx, "pool_update.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls pool_update.get_by_name_label.
 func (x PoolUpdate) GetByNameLabel(ctx context.Context, label string) ([]xenapi.PoolUpdateRef, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolUpdateRef](v.([]string)), nil
+	return set[xenapi.PoolUpdateRef](x.c.Call(ctx, "pool_update.get_by_name_label", label))
 }
 
 // GetAll: calls pool_update.get_all.
 func (x PoolUpdate) GetAll(ctx context.Context) ([]xenapi.PoolUpdateRef, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolUpdateRef](v.([]string)), nil
+	return set[xenapi.PoolUpdateRef](x.c.Call(ctx, "pool_update.get_all"))
 }
 
 // GetAllWhere: calls pool_update.get_all_where.
 func (x PoolUpdate) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PoolUpdateRef, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PoolUpdateRef](v.([]string)), nil
+	return set[xenapi.PoolUpdateRef](x.c.Call(ctx, "pool_update.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls pool_update.get_all_records_where.
 func (x PoolUpdate) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "pool_update.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls pool_update.get_all_records.
 func (x PoolUpdate) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "pool_update.get_all_records"))
 }
 
 // GetUUID: calls pool_update.get_uuid.
 func (x PoolUpdate) GetUUID(ctx context.Context, self xenapi.PoolUpdateRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_update.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls pool_update.get_name_label.
 func (x PoolUpdate) GetNameLabel(ctx context.Context, self xenapi.PoolUpdateRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_update.get_name_label", string(self)))
 }
 
 // GetNameDescription: calls pool_update.get_name_description.
 func (x PoolUpdate) GetNameDescription(ctx context.Context, self xenapi.PoolUpdateRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_update.get_name_description", string(self)))
 }
 
 // GetVersion: calls pool_update.get_version.
 func (x PoolUpdate) GetVersion(ctx context.Context, self xenapi.PoolUpdateRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_version", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_update.get_version", string(self)))
 }
 
 // GetInstallationSize: calls pool_update.get_installation_size.
 func (x PoolUpdate) GetInstallationSize(ctx context.Context, self xenapi.PoolUpdateRef) (int64, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_installation_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "pool_update.get_installation_size", string(self)))
 }
 
 // GetKey: calls pool_update.get_key.
 func (x PoolUpdate) GetKey(ctx context.Context, self xenapi.PoolUpdateRef) (string, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_key", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "pool_update.get_key", string(self)))
 }
 
 // GetAfterApplyGuidance: calls pool_update.get_after_apply_guidance.
 func (x PoolUpdate) GetAfterApplyGuidance(ctx context.Context, self xenapi.PoolUpdateRef) ([]xenapi.UpdateAfterApplyGuidance, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_after_apply_guidance", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.UpdateAfterApplyGuidance](v.([]string)), nil
+	return set[xenapi.UpdateAfterApplyGuidance](x.c.Call(ctx, "pool_update.get_after_apply_guidance", string(self)))
 }
 
 // GetVDI: calls pool_update.get_vdi.
 func (x PoolUpdate) GetVDI(ctx context.Context, self xenapi.PoolUpdateRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_vdi", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "pool_update.get_vdi", string(self)))
 }
 
 // GetHosts: calls pool_update.get_hosts.
 func (x PoolUpdate) GetHosts(ctx context.Context, self xenapi.PoolUpdateRef) ([]xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_hosts", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostRef](v.([]string)), nil
+	return set[xenapi.HostRef](x.c.Call(ctx, "pool_update.get_hosts", string(self)))
 }
 
 // GetOtherConfig: calls pool_update.get_other_config.
 func (x PoolUpdate) GetOtherConfig(ctx context.Context, self xenapi.PoolUpdateRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "pool_update.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls pool_update.set_other_config.
 func (x PoolUpdate) SetOtherConfig(ctx context.Context, self xenapi.PoolUpdateRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "pool_update.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "pool_update.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls pool_update.add_to_other_config.
 func (x PoolUpdate) AddToOtherConfig(ctx context.Context, self xenapi.PoolUpdateRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "pool_update.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "pool_update.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls pool_update.remove_from_other_config.
 func (x PoolUpdate) RemoveFromOtherConfig(ctx context.Context, self xenapi.PoolUpdateRef, key string) error {
-	_, err := x.c.Call(ctx, "pool_update.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "pool_update.remove_from_other_config", string(self), key))
 }
 
 // GetEnforceHomogeneity: calls pool_update.get_enforce_homogeneity.
 func (x PoolUpdate) GetEnforceHomogeneity(ctx context.Context, self xenapi.PoolUpdateRef) (bool, error) {
-	v, err := x.c.Call(ctx, "pool_update.get_enforce_homogeneity", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "pool_update.get_enforce_homogeneity", string(self)))
 }

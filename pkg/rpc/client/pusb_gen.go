@@ -10,210 +10,125 @@ type PUSB struct{ c *Client }
 
 // Scan: brings a host's USB objects in line with what is plugged in.
 func (x PUSB) Scan(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "PUSB.scan", string(host))
-	return err
+	return none(x.c.Call(ctx, "PUSB.scan", string(host)))
 }
 
 // SetPassthroughEnabled: allows or forbids passing it through; not while a VM has it.
 func (x PUSB) SetPassthroughEnabled(ctx context.Context, self xenapi.PUSBRef, value bool) error {
-	_, err := x.c.Call(ctx, "PUSB.set_passthrough_enabled", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PUSB.set_passthrough_enabled", string(self), value))
 }
 
 // GetRecord: calls PUSB.get_record.
 func (x PUSB) GetRecord(ctx context.Context, self xenapi.PUSBRef) (*xenapi.PUSB, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PUSB), nil
+	return value[*xenapi.PUSB](x.c.Call(ctx, "PUSB.get_record", string(self)))
 }
 
 // GetByUUID: calls PUSB.get_by_uuid.
 func (x PUSB) GetByUUID(ctx context.Context, uuid string) (xenapi.PUSBRef, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PUSBRef(v.(string)), nil
+	return text[xenapi.PUSBRef](x.c.Call(ctx, "PUSB.get_by_uuid", uuid))
 }
 
 // GetAll: calls PUSB.get_all.
 func (x PUSB) GetAll(ctx context.Context) ([]xenapi.PUSBRef, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PUSBRef](v.([]string)), nil
+	return set[xenapi.PUSBRef](x.c.Call(ctx, "PUSB.get_all"))
 }
 
 // GetAllWhere: calls PUSB.get_all_where.
 func (x PUSB) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PUSBRef, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PUSBRef](v.([]string)), nil
+	return set[xenapi.PUSBRef](x.c.Call(ctx, "PUSB.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PUSB.get_all_records_where.
 func (x PUSB) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PUSB.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PUSB.get_all_records.
 func (x PUSB) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PUSB.get_all_records"))
 }
 
 // GetUUID: calls PUSB.get_uuid.
 func (x PUSB) GetUUID(ctx context.Context, self xenapi.PUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PUSB.get_uuid", string(self)))
 }
 
 // GetUSBGroup: calls PUSB.get_USB_group.
 func (x PUSB) GetUSBGroup(ctx context.Context, self xenapi.PUSBRef) (xenapi.USBGroupRef, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_USB_group", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.USBGroupRef(v.(string)), nil
+	return text[xenapi.USBGroupRef](x.c.Call(ctx, "PUSB.get_USB_group", string(self)))
 }
 
 // GetHost: calls PUSB.get_host.
 func (x PUSB) GetHost(ctx context.Context, self xenapi.PUSBRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "PUSB.get_host", string(self)))
 }
 
 // GetPath: calls PUSB.get_path.
 func (x PUSB) GetPath(ctx context.Context, self xenapi.PUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_path", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PUSB.get_path", string(self)))
 }
 
 // GetVendorID: calls PUSB.get_vendor_id.
 func (x PUSB) GetVendorID(ctx context.Context, self xenapi.PUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_vendor_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PUSB.get_vendor_id", string(self)))
 }
 
 // GetVendorDesc: calls PUSB.get_vendor_desc.
 func (x PUSB) GetVendorDesc(ctx context.Context, self xenapi.PUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_vendor_desc", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PUSB.get_vendor_desc", string(self)))
 }
 
 // GetProductID: calls PUSB.get_product_id.
 func (x PUSB) GetProductID(ctx context.Context, self xenapi.PUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_product_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PUSB.get_product_id", string(self)))
 }
 
 // GetProductDesc: calls PUSB.get_product_desc.
 func (x PUSB) GetProductDesc(ctx context.Context, self xenapi.PUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_product_desc", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PUSB.get_product_desc", string(self)))
 }
 
 // GetSerial: calls PUSB.get_serial.
 func (x PUSB) GetSerial(ctx context.Context, self xenapi.PUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_serial", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PUSB.get_serial", string(self)))
 }
 
 // GetVersion: calls PUSB.get_version.
 func (x PUSB) GetVersion(ctx context.Context, self xenapi.PUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_version", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PUSB.get_version", string(self)))
 }
 
 // GetDescription: calls PUSB.get_description.
 func (x PUSB) GetDescription(ctx context.Context, self xenapi.PUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PUSB.get_description", string(self)))
 }
 
 // GetPassthroughEnabled: calls PUSB.get_passthrough_enabled.
 func (x PUSB) GetPassthroughEnabled(ctx context.Context, self xenapi.PUSBRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_passthrough_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PUSB.get_passthrough_enabled", string(self)))
 }
 
 // GetOtherConfig: calls PUSB.get_other_config.
 func (x PUSB) GetOtherConfig(ctx context.Context, self xenapi.PUSBRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "PUSB.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls PUSB.set_other_config.
 func (x PUSB) SetOtherConfig(ctx context.Context, self xenapi.PUSBRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "PUSB.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PUSB.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls PUSB.add_to_other_config.
 func (x PUSB) AddToOtherConfig(ctx context.Context, self xenapi.PUSBRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "PUSB.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "PUSB.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls PUSB.remove_from_other_config.
 func (x PUSB) RemoveFromOtherConfig(ctx context.Context, self xenapi.PUSBRef, key string) error {
-	_, err := x.c.Call(ctx, "PUSB.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "PUSB.remove_from_other_config", string(self), key))
 }
 
 // GetSpeed: calls PUSB.get_speed.
 func (x PUSB) GetSpeed(ctx context.Context, self xenapi.PUSBRef) (float64, error) {
-	v, err := x.c.Call(ctx, "PUSB.get_speed", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "PUSB.get_speed", string(self)))
 }

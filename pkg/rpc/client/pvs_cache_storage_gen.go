@@ -10,123 +10,70 @@ type PVSCacheStorage struct{ c *Client }
 
 // GetRecord: calls PVS_cache_storage.get_record.
 func (x PVSCacheStorage) GetRecord(ctx context.Context, self xenapi.PVSCacheStorageRef) (*xenapi.PVSCacheStorage, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PVSCacheStorage), nil
+	return value[*xenapi.PVSCacheStorage](x.c.Call(ctx, "PVS_cache_storage.get_record", string(self)))
 }
 
 // GetByUUID: calls PVS_cache_storage.get_by_uuid.
 func (x PVSCacheStorage) GetByUUID(ctx context.Context, uuid string) (xenapi.PVSCacheStorageRef, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSCacheStorageRef(v.(string)), nil
+	return text[xenapi.PVSCacheStorageRef](x.c.Call(ctx, "PVS_cache_storage.get_by_uuid", uuid))
 }
 
 // Create: calls PVS_cache_storage.create.
 func (x PVSCacheStorage) Create(ctx context.Context, args *xenapi.PVSCacheStorage) (xenapi.PVSCacheStorageRef, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSCacheStorageRef(v.(string)), nil
+	return text[xenapi.PVSCacheStorageRef](x.c.Call(ctx, "PVS_cache_storage.create", args))
 }
 
 // Destroy: calls PVS_cache_storage.destroy.
 func (x PVSCacheStorage) Destroy(ctx context.Context, self xenapi.PVSCacheStorageRef) error {
-	_, err := x.c.Call(ctx, "PVS_cache_storage.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "PVS_cache_storage.destroy", string(self)))
 }
 
 // GetAll: calls PVS_cache_storage.get_all.
 func (x PVSCacheStorage) GetAll(ctx context.Context) ([]xenapi.PVSCacheStorageRef, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSCacheStorageRef](v.([]string)), nil
+	return set[xenapi.PVSCacheStorageRef](x.c.Call(ctx, "PVS_cache_storage.get_all"))
 }
 
 // GetAllWhere: calls PVS_cache_storage.get_all_where.
 func (x PVSCacheStorage) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PVSCacheStorageRef, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSCacheStorageRef](v.([]string)), nil
+	return set[xenapi.PVSCacheStorageRef](x.c.Call(ctx, "PVS_cache_storage.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PVS_cache_storage.get_all_records_where.
 func (x PVSCacheStorage) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PVS_cache_storage.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PVS_cache_storage.get_all_records.
 func (x PVSCacheStorage) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PVS_cache_storage.get_all_records"))
 }
 
 // GetUUID: calls PVS_cache_storage.get_uuid.
 func (x PVSCacheStorage) GetUUID(ctx context.Context, self xenapi.PVSCacheStorageRef) (string, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PVS_cache_storage.get_uuid", string(self)))
 }
 
 // GetHost: calls PVS_cache_storage.get_host.
 func (x PVSCacheStorage) GetHost(ctx context.Context, self xenapi.PVSCacheStorageRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "PVS_cache_storage.get_host", string(self)))
 }
 
 // GetSR: calls PVS_cache_storage.get_SR.
 func (x PVSCacheStorage) GetSR(ctx context.Context, self xenapi.PVSCacheStorageRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_SR", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "PVS_cache_storage.get_SR", string(self)))
 }
 
 // GetSite: calls PVS_cache_storage.get_site.
 func (x PVSCacheStorage) GetSite(ctx context.Context, self xenapi.PVSCacheStorageRef) (xenapi.PVSSiteRef, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_site", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSSiteRef(v.(string)), nil
+	return text[xenapi.PVSSiteRef](x.c.Call(ctx, "PVS_cache_storage.get_site", string(self)))
 }
 
 // GetSize: calls PVS_cache_storage.get_size.
 func (x PVSCacheStorage) GetSize(ctx context.Context, self xenapi.PVSCacheStorageRef) (int64, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "PVS_cache_storage.get_size", string(self)))
 }
 
 // GetVDI: calls PVS_cache_storage.get_VDI.
 func (x PVSCacheStorage) GetVDI(ctx context.Context, self xenapi.PVSCacheStorageRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "PVS_cache_storage.get_VDI", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "PVS_cache_storage.get_VDI", string(self)))
 }

@@ -10,114 +10,65 @@ type PVSProxy struct{ c *Client }
 
 // Create: puts a cache behind the interface, and returns it.
 func (x PVSProxy) Create(ctx context.Context, site xenapi.PVSSiteRef, vif xenapi.VIFRef) (xenapi.PVSProxyRef, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.create", string(site), string(vif))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSProxyRef(v.(string)), nil
+	return text[xenapi.PVSProxyRef](x.c.Call(ctx, "PVS_proxy.create", string(site), string(vif)))
 }
 
 // Destroy: removes the cache from the interface.
 func (x PVSProxy) Destroy(ctx context.Context, self xenapi.PVSProxyRef) error {
-	_, err := x.c.Call(ctx, "PVS_proxy.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "PVS_proxy.destroy", string(self)))
 }
 
 // GetRecord: calls PVS_proxy.get_record.
 func (x PVSProxy) GetRecord(ctx context.Context, self xenapi.PVSProxyRef) (*xenapi.PVSProxy, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PVSProxy), nil
+	return value[*xenapi.PVSProxy](x.c.Call(ctx, "PVS_proxy.get_record", string(self)))
 }
 
 // GetByUUID: calls PVS_proxy.get_by_uuid.
 func (x PVSProxy) GetByUUID(ctx context.Context, uuid string) (xenapi.PVSProxyRef, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSProxyRef(v.(string)), nil
+	return text[xenapi.PVSProxyRef](x.c.Call(ctx, "PVS_proxy.get_by_uuid", uuid))
 }
 
 // GetAll: calls PVS_proxy.get_all.
 func (x PVSProxy) GetAll(ctx context.Context) ([]xenapi.PVSProxyRef, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSProxyRef](v.([]string)), nil
+	return set[xenapi.PVSProxyRef](x.c.Call(ctx, "PVS_proxy.get_all"))
 }
 
 // GetAllWhere: calls PVS_proxy.get_all_where.
 func (x PVSProxy) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PVSProxyRef, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSProxyRef](v.([]string)), nil
+	return set[xenapi.PVSProxyRef](x.c.Call(ctx, "PVS_proxy.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PVS_proxy.get_all_records_where.
 func (x PVSProxy) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PVS_proxy.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PVS_proxy.get_all_records.
 func (x PVSProxy) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PVS_proxy.get_all_records"))
 }
 
 // GetUUID: calls PVS_proxy.get_uuid.
 func (x PVSProxy) GetUUID(ctx context.Context, self xenapi.PVSProxyRef) (string, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PVS_proxy.get_uuid", string(self)))
 }
 
 // GetSite: calls PVS_proxy.get_site.
 func (x PVSProxy) GetSite(ctx context.Context, self xenapi.PVSProxyRef) (xenapi.PVSSiteRef, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_site", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSSiteRef(v.(string)), nil
+	return text[xenapi.PVSSiteRef](x.c.Call(ctx, "PVS_proxy.get_site", string(self)))
 }
 
 // GetVIF: calls PVS_proxy.get_VIF.
 func (x PVSProxy) GetVIF(ctx context.Context, self xenapi.PVSProxyRef) (xenapi.VIFRef, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_VIF", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VIFRef(v.(string)), nil
+	return text[xenapi.VIFRef](x.c.Call(ctx, "PVS_proxy.get_VIF", string(self)))
 }
 
 // GetCurrentlyAttached: calls PVS_proxy.get_currently_attached.
 func (x PVSProxy) GetCurrentlyAttached(ctx context.Context, self xenapi.PVSProxyRef) (bool, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_currently_attached", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "PVS_proxy.get_currently_attached", string(self)))
 }
 
 // GetStatus: calls PVS_proxy.get_status.
 func (x PVSProxy) GetStatus(ctx context.Context, self xenapi.PVSProxyRef) (xenapi.PVSProxyStatus, error) {
-	v, err := x.c.Call(ctx, "PVS_proxy.get_status", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSProxyStatus(v.(string)), nil
+	return text[xenapi.PVSProxyStatus](x.c.Call(ctx, "PVS_proxy.get_status", string(self)))
 }

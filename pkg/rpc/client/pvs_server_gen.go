@@ -10,114 +10,65 @@ type PVSServer struct{ c *Client }
 
 // Introduce: records a server, and returns it.
 func (x PVSServer) Introduce(ctx context.Context, addresses []string, firstPort int64, lastPort int64, site xenapi.PVSSiteRef) (xenapi.PVSServerRef, error) {
-	v, err := x.c.Call(ctx, "PVS_server.introduce", addresses, firstPort, lastPort, string(site))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSServerRef(v.(string)), nil
+	return text[xenapi.PVSServerRef](x.c.Call(ctx, "PVS_server.introduce", addresses, firstPort, lastPort, string(site)))
 }
 
 // Forget: removes the record of a server.
 func (x PVSServer) Forget(ctx context.Context, self xenapi.PVSServerRef) error {
-	_, err := x.c.Call(ctx, "PVS_server.forget", string(self))
-	return err
+	return none(x.c.Call(ctx, "PVS_server.forget", string(self)))
 }
 
 // GetRecord: calls PVS_server.get_record.
 func (x PVSServer) GetRecord(ctx context.Context, self xenapi.PVSServerRef) (*xenapi.PVSServer, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PVSServer), nil
+	return value[*xenapi.PVSServer](x.c.Call(ctx, "PVS_server.get_record", string(self)))
 }
 
 // GetByUUID: calls PVS_server.get_by_uuid.
 func (x PVSServer) GetByUUID(ctx context.Context, uuid string) (xenapi.PVSServerRef, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSServerRef(v.(string)), nil
+	return text[xenapi.PVSServerRef](x.c.Call(ctx, "PVS_server.get_by_uuid", uuid))
 }
 
 // GetAll: calls PVS_server.get_all.
 func (x PVSServer) GetAll(ctx context.Context) ([]xenapi.PVSServerRef, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSServerRef](v.([]string)), nil
+	return set[xenapi.PVSServerRef](x.c.Call(ctx, "PVS_server.get_all"))
 }
 
 // GetAllWhere: calls PVS_server.get_all_where.
 func (x PVSServer) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PVSServerRef, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSServerRef](v.([]string)), nil
+	return set[xenapi.PVSServerRef](x.c.Call(ctx, "PVS_server.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PVS_server.get_all_records_where.
 func (x PVSServer) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PVS_server.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PVS_server.get_all_records.
 func (x PVSServer) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PVS_server.get_all_records"))
 }
 
 // GetUUID: calls PVS_server.get_uuid.
 func (x PVSServer) GetUUID(ctx context.Context, self xenapi.PVSServerRef) (string, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PVS_server.get_uuid", string(self)))
 }
 
 // GetAddresses: calls PVS_server.get_addresses.
 func (x PVSServer) GetAddresses(ctx context.Context, self xenapi.PVSServerRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_addresses", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "PVS_server.get_addresses", string(self)))
 }
 
 // GetFirstPort: calls PVS_server.get_first_port.
 func (x PVSServer) GetFirstPort(ctx context.Context, self xenapi.PVSServerRef) (int64, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_first_port", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "PVS_server.get_first_port", string(self)))
 }
 
 // GetLastPort: calls PVS_server.get_last_port.
 func (x PVSServer) GetLastPort(ctx context.Context, self xenapi.PVSServerRef) (int64, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_last_port", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "PVS_server.get_last_port", string(self)))
 }
 
 // GetSite: calls PVS_server.get_site.
 func (x PVSServer) GetSite(ctx context.Context, self xenapi.PVSServerRef) (xenapi.PVSSiteRef, error) {
-	v, err := x.c.Call(ctx, "PVS_server.get_site", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSSiteRef(v.(string)), nil
+	return text[xenapi.PVSSiteRef](x.c.Call(ctx, "PVS_server.get_site", string(self)))
 }

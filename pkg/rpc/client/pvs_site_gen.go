@@ -10,159 +10,95 @@ type PVSSite struct{ c *Client }
 
 // Introduce: records a site, and returns it.
 func (x PVSSite) Introduce(ctx context.Context, nameLabel string, nameDescription string, pvsuuid string) (xenapi.PVSSiteRef, error) {
-	v, err := x.c.Call(ctx, "PVS_site.introduce", nameLabel, nameDescription, pvsuuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSSiteRef(v.(string)), nil
+	return text[xenapi.PVSSiteRef](x.c.Call(ctx, "PVS_site.introduce", nameLabel, nameDescription, pvsuuid))
 }
 
 // Forget: removes the record of a site; nothing may use it.
 func (x PVSSite) Forget(ctx context.Context, self xenapi.PVSSiteRef) error {
-	_, err := x.c.Call(ctx, "PVS_site.forget", string(self))
-	return err
+	return none(x.c.Call(ctx, "PVS_site.forget", string(self)))
 }
 
 // SetPVSUUID: sets the identity that the installation gives itself.
 func (x PVSSite) SetPVSUUID(ctx context.Context, self xenapi.PVSSiteRef, value string) error {
-	_, err := x.c.Call(ctx, "PVS_site.set_PVS_uuid", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PVS_site.set_PVS_uuid", string(self), value))
 }
 
 // GetRecord: calls PVS_site.get_record.
 func (x PVSSite) GetRecord(ctx context.Context, self xenapi.PVSSiteRef) (*xenapi.PVSSite, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.PVSSite), nil
+	return value[*xenapi.PVSSite](x.c.Call(ctx, "PVS_site.get_record", string(self)))
 }
 
 // GetByUUID: calls PVS_site.get_by_uuid.
 func (x PVSSite) GetByUUID(ctx context.Context, uuid string) (xenapi.PVSSiteRef, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PVSSiteRef(v.(string)), nil
+	return text[xenapi.PVSSiteRef](x.c.Call(ctx, "PVS_site.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls PVS_site.get_by_name_label.
 func (x PVSSite) GetByNameLabel(ctx context.Context, label string) ([]xenapi.PVSSiteRef, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSSiteRef](v.([]string)), nil
+	return set[xenapi.PVSSiteRef](x.c.Call(ctx, "PVS_site.get_by_name_label", label))
 }
 
 // GetAll: calls PVS_site.get_all.
 func (x PVSSite) GetAll(ctx context.Context) ([]xenapi.PVSSiteRef, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSSiteRef](v.([]string)), nil
+	return set[xenapi.PVSSiteRef](x.c.Call(ctx, "PVS_site.get_all"))
 }
 
 // GetAllWhere: calls PVS_site.get_all_where.
 func (x PVSSite) GetAllWhere(ctx context.Context, expr string) ([]xenapi.PVSSiteRef, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSSiteRef](v.([]string)), nil
+	return set[xenapi.PVSSiteRef](x.c.Call(ctx, "PVS_site.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls PVS_site.get_all_records_where.
 func (x PVSSite) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PVS_site.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls PVS_site.get_all_records.
 func (x PVSSite) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "PVS_site.get_all_records"))
 }
 
 // GetUUID: calls PVS_site.get_uuid.
 func (x PVSSite) GetUUID(ctx context.Context, self xenapi.PVSSiteRef) (string, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PVS_site.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls PVS_site.get_name_label.
 func (x PVSSite) GetNameLabel(ctx context.Context, self xenapi.PVSSiteRef) (string, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PVS_site.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls PVS_site.set_name_label.
 func (x PVSSite) SetNameLabel(ctx context.Context, self xenapi.PVSSiteRef, value string) error {
-	_, err := x.c.Call(ctx, "PVS_site.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PVS_site.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls PVS_site.get_name_description.
 func (x PVSSite) GetNameDescription(ctx context.Context, self xenapi.PVSSiteRef) (string, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PVS_site.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls PVS_site.set_name_description.
 func (x PVSSite) SetNameDescription(ctx context.Context, self xenapi.PVSSiteRef, value string) error {
-	_, err := x.c.Call(ctx, "PVS_site.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "PVS_site.set_name_description", string(self), value))
 }
 
 // GetPVSUUID: calls PVS_site.get_PVS_uuid.
 func (x PVSSite) GetPVSUUID(ctx context.Context, self xenapi.PVSSiteRef) (string, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_PVS_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "PVS_site.get_PVS_uuid", string(self)))
 }
 
 // GetCacheStorage: calls PVS_site.get_cache_storage.
 func (x PVSSite) GetCacheStorage(ctx context.Context, self xenapi.PVSSiteRef) ([]xenapi.PVSCacheStorageRef, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_cache_storage", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSCacheStorageRef](v.([]string)), nil
+	return set[xenapi.PVSCacheStorageRef](x.c.Call(ctx, "PVS_site.get_cache_storage", string(self)))
 }
 
 // GetServers: calls PVS_site.get_servers.
 func (x PVSSite) GetServers(ctx context.Context, self xenapi.PVSSiteRef) ([]xenapi.PVSServerRef, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_servers", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSServerRef](v.([]string)), nil
+	return set[xenapi.PVSServerRef](x.c.Call(ctx, "PVS_site.get_servers", string(self)))
 }
 
 // GetProxies: calls PVS_site.get_proxies.
 func (x PVSSite) GetProxies(ctx context.Context, self xenapi.PVSSiteRef) ([]xenapi.PVSProxyRef, error) {
-	v, err := x.c.Call(ctx, "PVS_site.get_proxies", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PVSProxyRef](v.([]string)), nil
+	return set[xenapi.PVSProxyRef](x.c.Call(ctx, "PVS_site.get_proxies", string(self)))
 }

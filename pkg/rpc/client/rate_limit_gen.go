@@ -10,168 +10,105 @@ type RateLimit struct{ c *Client }
 
 // AddCaller: holds one more client to the limit.
 func (x RateLimit) AddCaller(ctx context.Context, self xenapi.RateLimitRef, caller xenapi.CallerRef) error {
-	_, err := x.c.Call(ctx, "Rate_limit.add_caller", string(self), string(caller))
-	return err
+	return none(x.c.Call(ctx, "Rate_limit.add_caller", string(self), string(caller)))
 }
 
 // RemoveCaller: no longer holds the client to the limit.
 func (x RateLimit) RemoveCaller(ctx context.Context, self xenapi.RateLimitRef, caller xenapi.CallerRef) error {
-	_, err := x.c.Call(ctx, "Rate_limit.remove_caller", string(self), string(caller))
-	return err
+	return none(x.c.Call(ctx, "Rate_limit.remove_caller", string(self), string(caller)))
 }
 
 // SetBurstSize: sets the tokens that can be saved up.
 func (x RateLimit) SetBurstSize(ctx context.Context, self xenapi.RateLimitRef, value float64) error {
-	_, err := x.c.Call(ctx, "Rate_limit.set_burst_size", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Rate_limit.set_burst_size", string(self), value))
 }
 
 // SetFillRate: sets the tokens gained in a second.
 func (x RateLimit) SetFillRate(ctx context.Context, self xenapi.RateLimitRef, value float64) error {
-	_, err := x.c.Call(ctx, "Rate_limit.set_fill_rate", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Rate_limit.set_fill_rate", string(self), value))
 }
 
 // GetRecord: calls Rate_limit.get_record.
 func (x RateLimit) GetRecord(ctx context.Context, self xenapi.RateLimitRef) (*xenapi.RateLimit, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.RateLimit), nil
+	return value[*xenapi.RateLimit](x.c.Call(ctx, "Rate_limit.get_record", string(self)))
 }
 
 // GetByUUID: calls Rate_limit.get_by_uuid.
 func (x RateLimit) GetByUUID(ctx context.Context, uuid string) (xenapi.RateLimitRef, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.RateLimitRef(v.(string)), nil
+	return text[xenapi.RateLimitRef](x.c.Call(ctx, "Rate_limit.get_by_uuid", uuid))
 }
 
 // Create: calls Rate_limit.create.
 func (x RateLimit) Create(ctx context.Context, args *xenapi.RateLimit) (xenapi.RateLimitRef, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.RateLimitRef(v.(string)), nil
+	return text[xenapi.RateLimitRef](x.c.Call(ctx, "Rate_limit.create", args))
 }
 
 // Destroy: calls Rate_limit.destroy.
 func (x RateLimit) Destroy(ctx context.Context, self xenapi.RateLimitRef) error {
-	_, err := x.c.Call(ctx, "Rate_limit.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "Rate_limit.destroy", string(self)))
 }
 
 // GetByNameLabel: calls Rate_limit.get_by_name_label.
 func (x RateLimit) GetByNameLabel(ctx context.Context, label string) ([]xenapi.RateLimitRef, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RateLimitRef](v.([]string)), nil
+	return set[xenapi.RateLimitRef](x.c.Call(ctx, "Rate_limit.get_by_name_label", label))
 }
 
 // GetAll: calls Rate_limit.get_all.
 func (x RateLimit) GetAll(ctx context.Context) ([]xenapi.RateLimitRef, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RateLimitRef](v.([]string)), nil
+	return set[xenapi.RateLimitRef](x.c.Call(ctx, "Rate_limit.get_all"))
 }
 
 // GetAllWhere: calls Rate_limit.get_all_where.
 func (x RateLimit) GetAllWhere(ctx context.Context, expr string) ([]xenapi.RateLimitRef, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RateLimitRef](v.([]string)), nil
+	return set[xenapi.RateLimitRef](x.c.Call(ctx, "Rate_limit.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Rate_limit.get_all_records_where.
 func (x RateLimit) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Rate_limit.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Rate_limit.get_all_records.
 func (x RateLimit) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Rate_limit.get_all_records"))
 }
 
 // GetUUID: calls Rate_limit.get_uuid.
 func (x RateLimit) GetUUID(ctx context.Context, self xenapi.RateLimitRef) (string, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Rate_limit.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls Rate_limit.get_name_label.
 func (x RateLimit) GetNameLabel(ctx context.Context, self xenapi.RateLimitRef) (string, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Rate_limit.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls Rate_limit.set_name_label.
 func (x RateLimit) SetNameLabel(ctx context.Context, self xenapi.RateLimitRef, value string) error {
-	_, err := x.c.Call(ctx, "Rate_limit.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Rate_limit.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls Rate_limit.get_name_description.
 func (x RateLimit) GetNameDescription(ctx context.Context, self xenapi.RateLimitRef) (string, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Rate_limit.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls Rate_limit.set_name_description.
 func (x RateLimit) SetNameDescription(ctx context.Context, self xenapi.RateLimitRef, value string) error {
-	_, err := x.c.Call(ctx, "Rate_limit.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Rate_limit.set_name_description", string(self), value))
 }
 
 // GetCallers: calls Rate_limit.get_callers.
 func (x RateLimit) GetCallers(ctx context.Context, self xenapi.RateLimitRef) ([]xenapi.CallerRef, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_callers", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CallerRef](v.([]string)), nil
+	return set[xenapi.CallerRef](x.c.Call(ctx, "Rate_limit.get_callers", string(self)))
 }
 
 // GetBurstSize: calls Rate_limit.get_burst_size.
 func (x RateLimit) GetBurstSize(ctx context.Context, self xenapi.RateLimitRef) (float64, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_burst_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "Rate_limit.get_burst_size", string(self)))
 }
 
 // GetFillRate: calls Rate_limit.get_fill_rate.
 func (x RateLimit) GetFillRate(ctx context.Context, self xenapi.RateLimitRef) (float64, error) {
-	v, err := x.c.Call(ctx, "Rate_limit.get_fill_rate", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "Rate_limit.get_fill_rate", string(self)))
 }

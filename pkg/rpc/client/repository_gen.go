@@ -10,216 +10,130 @@ type Repository struct{ c *Client }
 
 // Introduce: records a remote source, and returns it.
 func (x Repository) Introduce(ctx context.Context, nameLabel string, nameDescription string, binaryURL string, sourceURL string, update bool, gpgkeyPath string) (xenapi.RepositoryRef, error) {
-	v, err := x.c.Call(ctx, "Repository.introduce", nameLabel, nameDescription, binaryURL, sourceURL, update, gpgkeyPath)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.RepositoryRef(v.(string)), nil
+	return text[xenapi.RepositoryRef](x.c.Call(ctx, "Repository.introduce", nameLabel, nameDescription, binaryURL, sourceURL, update, gpgkeyPath))
 }
 
 // IntroduceBundle: records the source that uploaded bundles go to, and returns it.
 func (x Repository) IntroduceBundle(ctx context.Context, nameLabel string, nameDescription string) (xenapi.RepositoryRef, error) {
-	v, err := x.c.Call(ctx, "Repository.introduce_bundle", nameLabel, nameDescription)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.RepositoryRef(v.(string)), nil
+	return text[xenapi.RepositoryRef](x.c.Call(ctx, "Repository.introduce_bundle", nameLabel, nameDescription))
 }
 
 // IntroduceRemotePool: records another pool as source, and returns it.
 func (x Repository) IntroduceRemotePool(ctx context.Context, nameLabel string, nameDescription string, binaryURL string, certificate string) (xenapi.RepositoryRef, error) {
-	v, err := x.c.Call(ctx, "Repository.introduce_remote_pool", nameLabel, nameDescription, binaryURL, certificate)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.RepositoryRef(v.(string)), nil
+	return text[xenapi.RepositoryRef](x.c.Call(ctx, "Repository.introduce_remote_pool", nameLabel, nameDescription, binaryURL, certificate))
 }
 
 // Forget: removes the record of a source that is not in use.
 func (x Repository) Forget(ctx context.Context, self xenapi.RepositoryRef) error {
-	_, err := x.c.Call(ctx, "Repository.forget", string(self))
-	return err
+	return none(x.c.Call(ctx, "Repository.forget", string(self)))
 }
 
 // Apply: installs its updates on a host.
 func (x Repository) Apply(ctx context.Context, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "Repository.apply", string(host))
-	return err
+	return none(x.c.Call(ctx, "Repository.apply", string(host)))
 }
 
 // SetGpgkeyPath: sets the file with the key that signs it.
 func (x Repository) SetGpgkeyPath(ctx context.Context, self xenapi.RepositoryRef, value string) error {
-	_, err := x.c.Call(ctx, "Repository.set_gpgkey_path", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Repository.set_gpgkey_path", string(self), value))
 }
 
 // ApplyLivepatch: patches a running component of a host.
 func (x Repository) ApplyLivepatch(ctx context.Context, host xenapi.HostRef, component string, baseBuildID string, baseVersion string, baseRelease string, toVersion string, toRelease string) error {
-	_, err := x.c.Call(ctx, "Repository.apply_livepatch", string(host), component, baseBuildID, baseVersion, baseRelease, toVersion, toRelease)
-	return err
+	return none(x.c.Call(ctx, "Repository.apply_livepatch", string(host), component, baseBuildID, baseVersion, baseRelease, toVersion, toRelease))
 }
 
 // GetRecord: calls Repository.get_record.
 func (x Repository) GetRecord(ctx context.Context, self xenapi.RepositoryRef) (*xenapi.Repository, error) {
-	v, err := x.c.Call(ctx, "Repository.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Repository), nil
+	return value[*xenapi.Repository](x.c.Call(ctx, "Repository.get_record", string(self)))
 }
 
 // GetByUUID: calls Repository.get_by_uuid.
 func (x Repository) GetByUUID(ctx context.Context, uuid string) (xenapi.RepositoryRef, error) {
-	v, err := x.c.Call(ctx, "Repository.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.RepositoryRef(v.(string)), nil
+	return text[xenapi.RepositoryRef](x.c.Call(ctx, "Repository.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls Repository.get_by_name_label.
 func (x Repository) GetByNameLabel(ctx context.Context, label string) ([]xenapi.RepositoryRef, error) {
-	v, err := x.c.Call(ctx, "Repository.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RepositoryRef](v.([]string)), nil
+	return set[xenapi.RepositoryRef](x.c.Call(ctx, "Repository.get_by_name_label", label))
 }
 
 // GetAll: calls Repository.get_all.
 func (x Repository) GetAll(ctx context.Context) ([]xenapi.RepositoryRef, error) {
-	v, err := x.c.Call(ctx, "Repository.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RepositoryRef](v.([]string)), nil
+	return set[xenapi.RepositoryRef](x.c.Call(ctx, "Repository.get_all"))
 }
 
 // GetAllWhere: calls Repository.get_all_where.
 func (x Repository) GetAllWhere(ctx context.Context, expr string) ([]xenapi.RepositoryRef, error) {
-	v, err := x.c.Call(ctx, "Repository.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RepositoryRef](v.([]string)), nil
+	return set[xenapi.RepositoryRef](x.c.Call(ctx, "Repository.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls Repository.get_all_records_where.
 func (x Repository) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Repository.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Repository.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls Repository.get_all_records.
 func (x Repository) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "Repository.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "Repository.get_all_records"))
 }
 
 // GetUUID: calls Repository.get_uuid.
 func (x Repository) GetUUID(ctx context.Context, self xenapi.RepositoryRef) (string, error) {
-	v, err := x.c.Call(ctx, "Repository.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Repository.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls Repository.get_name_label.
 func (x Repository) GetNameLabel(ctx context.Context, self xenapi.RepositoryRef) (string, error) {
-	v, err := x.c.Call(ctx, "Repository.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Repository.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls Repository.set_name_label.
 func (x Repository) SetNameLabel(ctx context.Context, self xenapi.RepositoryRef, value string) error {
-	_, err := x.c.Call(ctx, "Repository.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Repository.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls Repository.get_name_description.
 func (x Repository) GetNameDescription(ctx context.Context, self xenapi.RepositoryRef) (string, error) {
-	v, err := x.c.Call(ctx, "Repository.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Repository.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls Repository.set_name_description.
 func (x Repository) SetNameDescription(ctx context.Context, self xenapi.RepositoryRef, value string) error {
-	_, err := x.c.Call(ctx, "Repository.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "Repository.set_name_description", string(self), value))
 }
 
 // GetBinaryURL: calls Repository.get_binary_url.
 func (x Repository) GetBinaryURL(ctx context.Context, self xenapi.RepositoryRef) (string, error) {
-	v, err := x.c.Call(ctx, "Repository.get_binary_url", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Repository.get_binary_url", string(self)))
 }
 
 // GetSourceURL: calls Repository.get_source_url.
 func (x Repository) GetSourceURL(ctx context.Context, self xenapi.RepositoryRef) (string, error) {
-	v, err := x.c.Call(ctx, "Repository.get_source_url", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Repository.get_source_url", string(self)))
 }
 
 // GetUpdate: calls Repository.get_update.
 func (x Repository) GetUpdate(ctx context.Context, self xenapi.RepositoryRef) (bool, error) {
-	v, err := x.c.Call(ctx, "Repository.get_update", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "Repository.get_update", string(self)))
 }
 
 // GetHash: calls Repository.get_hash.
 func (x Repository) GetHash(ctx context.Context, self xenapi.RepositoryRef) (string, error) {
-	v, err := x.c.Call(ctx, "Repository.get_hash", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Repository.get_hash", string(self)))
 }
 
 // GetGpgkeyPath: calls Repository.get_gpgkey_path.
 func (x Repository) GetGpgkeyPath(ctx context.Context, self xenapi.RepositoryRef) (string, error) {
-	v, err := x.c.Call(ctx, "Repository.get_gpgkey_path", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Repository.get_gpgkey_path", string(self)))
 }
 
 // GetOrigin: calls Repository.get_origin.
 func (x Repository) GetOrigin(ctx context.Context, self xenapi.RepositoryRef) (xenapi.Origin, error) {
-	v, err := x.c.Call(ctx, "Repository.get_origin", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.Origin(v.(string)), nil
+	return text[xenapi.Origin](x.c.Call(ctx, "Repository.get_origin", string(self)))
 }
 
 // GetCertificate: calls Repository.get_certificate.
 func (x Repository) GetCertificate(ctx context.Context, self xenapi.RepositoryRef) (string, error) {
-	v, err := x.c.Call(ctx, "Repository.get_certificate", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "Repository.get_certificate", string(self)))
 }

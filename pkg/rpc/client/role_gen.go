@@ -10,144 +10,80 @@ type Role struct{ c *Client }
 
 // GetPermissions: lists the permissions in the role, through all levels.
 func (x Role) GetPermissions(ctx context.Context, self xenapi.RoleRef) ([]xenapi.RoleRef, error) {
-	v, err := x.c.Call(ctx, "role.get_permissions", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RoleRef](v.([]string)), nil
+	return set[xenapi.RoleRef](x.c.Call(ctx, "role.get_permissions", string(self)))
 }
 
 // GetPermissionsNameLabel: lists the names of the permissions in the role, through all levels.
 func (x Role) GetPermissionsNameLabel(ctx context.Context, self xenapi.RoleRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "role.get_permissions_name_label", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "role.get_permissions_name_label", string(self)))
 }
 
 // GetByPermission: lists the roles that hold a permission.
 func (x Role) GetByPermission(ctx context.Context, permission xenapi.RoleRef) ([]xenapi.RoleRef, error) {
-	v, err := x.c.Call(ctx, "role.get_by_permission", string(permission))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RoleRef](v.([]string)), nil
+	return set[xenapi.RoleRef](x.c.Call(ctx, "role.get_by_permission", string(permission)))
 }
 
 // GetByPermissionNameLabel: lists the roles that hold the permission of this name.
 func (x Role) GetByPermissionNameLabel(ctx context.Context, label string) ([]xenapi.RoleRef, error) {
-	v, err := x.c.Call(ctx, "role.get_by_permission_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RoleRef](v.([]string)), nil
+	return set[xenapi.RoleRef](x.c.Call(ctx, "role.get_by_permission_name_label", label))
 }
 
 // GetRecord: calls role.get_record.
 func (x Role) GetRecord(ctx context.Context, self xenapi.RoleRef) (*xenapi.Role, error) {
-	v, err := x.c.Call(ctx, "role.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Role), nil
+	return value[*xenapi.Role](x.c.Call(ctx, "role.get_record", string(self)))
 }
 
 // GetByUUID: calls role.get_by_uuid.
 func (x Role) GetByUUID(ctx context.Context, uuid string) (xenapi.RoleRef, error) {
-	v, err := x.c.Call(ctx, "role.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.RoleRef(v.(string)), nil
+	return text[xenapi.RoleRef](x.c.Call(ctx, "role.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls role.get_by_name_label.
 func (x Role) GetByNameLabel(ctx context.Context, label string) ([]xenapi.RoleRef, error) {
-	v, err := x.c.Call(ctx, "role.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RoleRef](v.([]string)), nil
+	return set[xenapi.RoleRef](x.c.Call(ctx, "role.get_by_name_label", label))
 }
 
 // GetAll: calls role.get_all.
 func (x Role) GetAll(ctx context.Context) ([]xenapi.RoleRef, error) {
-	v, err := x.c.Call(ctx, "role.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RoleRef](v.([]string)), nil
+	return set[xenapi.RoleRef](x.c.Call(ctx, "role.get_all"))
 }
 
 // GetAllWhere: calls role.get_all_where.
 func (x Role) GetAllWhere(ctx context.Context, expr string) ([]xenapi.RoleRef, error) {
-	v, err := x.c.Call(ctx, "role.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RoleRef](v.([]string)), nil
+	return set[xenapi.RoleRef](x.c.Call(ctx, "role.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls role.get_all_records_where.
 func (x Role) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "role.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "role.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls role.get_all_records.
 func (x Role) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "role.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "role.get_all_records"))
 }
 
 // GetUUID: calls role.get_uuid.
 func (x Role) GetUUID(ctx context.Context, self xenapi.RoleRef) (string, error) {
-	v, err := x.c.Call(ctx, "role.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "role.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls role.get_name_label.
 func (x Role) GetNameLabel(ctx context.Context, self xenapi.RoleRef) (string, error) {
-	v, err := x.c.Call(ctx, "role.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "role.get_name_label", string(self)))
 }
 
 // GetNameDescription: calls role.get_name_description.
 func (x Role) GetNameDescription(ctx context.Context, self xenapi.RoleRef) (string, error) {
-	v, err := x.c.Call(ctx, "role.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "role.get_name_description", string(self)))
 }
 
 // GetSubroles: calls role.get_subroles.
 func (x Role) GetSubroles(ctx context.Context, self xenapi.RoleRef) ([]xenapi.RoleRef, error) {
-	v, err := x.c.Call(ctx, "role.get_subroles", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RoleRef](v.([]string)), nil
+	return set[xenapi.RoleRef](x.c.Call(ctx, "role.get_subroles", string(self)))
 }
 
 // GetIsInternal: calls role.get_is_internal.
 func (x Role) GetIsInternal(ctx context.Context, self xenapi.RoleRef) (bool, error) {
-	v, err := x.c.Call(ctx, "role.get_is_internal", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "role.get_is_internal", string(self)))
 }

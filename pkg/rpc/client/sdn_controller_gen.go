@@ -10,105 +10,60 @@ type SDNController struct{ c *Client }
 
 // Introduce: has the switches of all hosts use a controller, and returns it.
 func (x SDNController) Introduce(ctx context.Context, protocol xenapi.SDNControllerProtocol, address string, port int64) (xenapi.SDNControllerRef, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.introduce", string(protocol), address, port)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SDNControllerRef(v.(string)), nil
+	return text[xenapi.SDNControllerRef](x.c.Call(ctx, "SDN_controller.introduce", string(protocol), address, port))
 }
 
 // Forget: no longer uses the controller.
 func (x SDNController) Forget(ctx context.Context, self xenapi.SDNControllerRef) error {
-	_, err := x.c.Call(ctx, "SDN_controller.forget", string(self))
-	return err
+	return none(x.c.Call(ctx, "SDN_controller.forget", string(self)))
 }
 
 // GetRecord: calls SDN_controller.get_record.
 func (x SDNController) GetRecord(ctx context.Context, self xenapi.SDNControllerRef) (*xenapi.SDNController, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.SDNController), nil
+	return value[*xenapi.SDNController](x.c.Call(ctx, "SDN_controller.get_record", string(self)))
 }
 
 // GetByUUID: calls SDN_controller.get_by_uuid.
 func (x SDNController) GetByUUID(ctx context.Context, uuid string) (xenapi.SDNControllerRef, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SDNControllerRef(v.(string)), nil
+	return text[xenapi.SDNControllerRef](x.c.Call(ctx, "SDN_controller.get_by_uuid", uuid))
 }
 
 // GetAll: calls SDN_controller.get_all.
 func (x SDNController) GetAll(ctx context.Context) ([]xenapi.SDNControllerRef, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SDNControllerRef](v.([]string)), nil
+	return set[xenapi.SDNControllerRef](x.c.Call(ctx, "SDN_controller.get_all"))
 }
 
 // GetAllWhere: calls SDN_controller.get_all_where.
 func (x SDNController) GetAllWhere(ctx context.Context, expr string) ([]xenapi.SDNControllerRef, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SDNControllerRef](v.([]string)), nil
+	return set[xenapi.SDNControllerRef](x.c.Call(ctx, "SDN_controller.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls SDN_controller.get_all_records_where.
 func (x SDNController) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "SDN_controller.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls SDN_controller.get_all_records.
 func (x SDNController) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "SDN_controller.get_all_records"))
 }
 
 // GetUUID: calls SDN_controller.get_uuid.
 func (x SDNController) GetUUID(ctx context.Context, self xenapi.SDNControllerRef) (string, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SDN_controller.get_uuid", string(self)))
 }
 
 // GetProtocol: calls SDN_controller.get_protocol.
 func (x SDNController) GetProtocol(ctx context.Context, self xenapi.SDNControllerRef) (xenapi.SDNControllerProtocol, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_protocol", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SDNControllerProtocol(v.(string)), nil
+	return text[xenapi.SDNControllerProtocol](x.c.Call(ctx, "SDN_controller.get_protocol", string(self)))
 }
 
 // GetAddress: calls SDN_controller.get_address.
 func (x SDNController) GetAddress(ctx context.Context, self xenapi.SDNControllerRef) (string, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_address", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SDN_controller.get_address", string(self)))
 }
 
 // GetPort: calls SDN_controller.get_port.
 func (x SDNController) GetPort(ctx context.Context, self xenapi.SDNControllerRef) (int64, error) {
-	v, err := x.c.Call(ctx, "SDN_controller.get_port", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "SDN_controller.get_port", string(self)))
 }

@@ -10,129 +10,80 @@ type Secret struct{ c *Client }
 
 // Introduce: records a secret with a given uuid, for a host that joins.
 func (x Secret) Introduce(ctx context.Context, uuid string, value string, otherConfig map[string]string) (xenapi.SecretRef, error) {
-	v, err := x.c.Call(ctx, "secret.introduce", uuid, value, otherConfig)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SecretRef(v.(string)), nil
+	return text[xenapi.SecretRef](x.c.Call(ctx, "secret.introduce", uuid, value, otherConfig))
 }
 
 // GetRecord: calls secret.get_record.
 func (x Secret) GetRecord(ctx context.Context, self xenapi.SecretRef) (*xenapi.Secret, error) {
-	v, err := x.c.Call(ctx, "secret.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Secret), nil
+	return value[*xenapi.Secret](x.c.Call(ctx, "secret.get_record", string(self)))
 }
 
 // GetByUUID: calls secret.get_by_uuid.
 func (x Secret) GetByUUID(ctx context.Context, uuid string) (xenapi.SecretRef, error) {
-	v, err := x.c.Call(ctx, "secret.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SecretRef(v.(string)), nil
+	return text[xenapi.SecretRef](x.c.Call(ctx, "secret.get_by_uuid", uuid))
 }
 
 // Create: calls secret.create.
 func (x Secret) Create(ctx context.Context, args *xenapi.Secret) (xenapi.SecretRef, error) {
-	v, err := x.c.Call(ctx, "secret.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SecretRef(v.(string)), nil
+	return text[xenapi.SecretRef](x.c.Call(ctx, "secret.create", args))
 }
 
 // Destroy: calls secret.destroy.
 func (x Secret) Destroy(ctx context.Context, self xenapi.SecretRef) error {
-	_, err := x.c.Call(ctx, "secret.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "secret.destroy", string(self)))
 }
 
 // GetAll: calls secret.get_all.
 func (x Secret) GetAll(ctx context.Context) ([]xenapi.SecretRef, error) {
-	v, err := x.c.Call(ctx, "secret.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SecretRef](v.([]string)), nil
+	return set[xenapi.SecretRef](x.c.Call(ctx, "secret.get_all"))
 }
 
 // GetAllWhere: calls secret.get_all_where.
 func (x Secret) GetAllWhere(ctx context.Context, expr string) ([]xenapi.SecretRef, error) {
-	v, err := x.c.Call(ctx, "secret.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SecretRef](v.([]string)), nil
+	return set[xenapi.SecretRef](x.c.Call(ctx, "secret.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls secret.get_all_records_where.
 func (x Secret) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "secret.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "secret.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls secret.get_all_records.
 func (x Secret) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "secret.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "secret.get_all_records"))
 }
 
 // GetUUID: calls secret.get_uuid.
 func (x Secret) GetUUID(ctx context.Context, self xenapi.SecretRef) (string, error) {
-	v, err := x.c.Call(ctx, "secret.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "secret.get_uuid", string(self)))
 }
 
 // GetValue: calls secret.get_value.
 func (x Secret) GetValue(ctx context.Context, self xenapi.SecretRef) (string, error) {
-	v, err := x.c.Call(ctx, "secret.get_value", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "secret.get_value", string(self)))
 }
 
 // SetValue: calls secret.set_value.
 func (x Secret) SetValue(ctx context.Context, self xenapi.SecretRef, value string) error {
-	_, err := x.c.Call(ctx, "secret.set_value", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "secret.set_value", string(self), value))
 }
 
 // GetOtherConfig: calls secret.get_other_config.
 func (x Secret) GetOtherConfig(ctx context.Context, self xenapi.SecretRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "secret.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "secret.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls secret.set_other_config.
 func (x Secret) SetOtherConfig(ctx context.Context, self xenapi.SecretRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "secret.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "secret.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls secret.add_to_other_config.
 func (x Secret) AddToOtherConfig(ctx context.Context, self xenapi.SecretRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "secret.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "secret.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls secret.remove_from_other_config.
 func (x Secret) RemoveFromOtherConfig(ctx context.Context, self xenapi.SecretRef, key string) error {
-	_, err := x.c.Call(ctx, "secret.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "secret.remove_from_other_config", string(self), key))
 }

@@ -10,223 +10,134 @@ import "xapid/pkg/xenapi"
 type Session struct{ c *Client }
 
 // Logout: ends the session.
-func (x Session) Logout(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "session.logout")
-	return err
-}
+func (x Session) Logout(ctx context.Context) error { return none(x.c.Call(ctx, "session.logout")) }
 
 // ChangePassword: changes root's password on all hosts, given the old one.
 func (x Session) ChangePassword(ctx context.Context, oldPwd string, newPwd string) error {
-	_, err := x.c.Call(ctx, "session.change_password", oldPwd, newPwd)
-	return err
+	return none(x.c.Call(ctx, "session.change_password", oldPwd, newPwd))
 }
 
 // CreateFromDBFile: opens a saved database file for reading and returns a session on it.
 func (x Session) CreateFromDBFile(ctx context.Context, filename string) (xenapi.SessionRef, error) {
-	v, err := x.c.Call(ctx, "session.create_from_db_file", filename)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SessionRef(v.(string)), nil
+	return text[xenapi.SessionRef](x.c.Call(ctx, "session.create_from_db_file", filename))
 }
 
 // LocalLogout: ends a session that was made at the host itself.
 func (x Session) LocalLogout(ctx context.Context) error {
-	_, err := x.c.Call(ctx, "session.local_logout")
-	return err
+	return none(x.c.Call(ctx, "session.local_logout"))
 }
 
 // GetAllSubjectIdentifiers: lists the directory users that have sessions.
 func (x Session) GetAllSubjectIdentifiers(ctx context.Context) ([]string, error) {
-	v, err := x.c.Call(ctx, "session.get_all_subject_identifiers")
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "session.get_all_subject_identifiers"))
 }
 
 // LogoutSubjectIdentifier: ends all sessions of a directory user, except this one.
 func (x Session) LogoutSubjectIdentifier(ctx context.Context, subjectIdentifier string) error {
-	_, err := x.c.Call(ctx, "session.logout_subject_identifier", subjectIdentifier)
-	return err
+	return none(x.c.Call(ctx, "session.logout_subject_identifier", subjectIdentifier))
 }
 
 // GetRecord: calls session.get_record.
 func (x Session) GetRecord(ctx context.Context, self xenapi.SessionRef) (*xenapi.Session, error) {
-	v, err := x.c.Call(ctx, "session.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Session), nil
+	return value[*xenapi.Session](x.c.Call(ctx, "session.get_record", string(self)))
 }
 
 // GetByUUID: calls session.get_by_uuid.
 func (x Session) GetByUUID(ctx context.Context, uuid string) (xenapi.SessionRef, error) {
-	v, err := x.c.Call(ctx, "session.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SessionRef(v.(string)), nil
+	return text[xenapi.SessionRef](x.c.Call(ctx, "session.get_by_uuid", uuid))
 }
 
 // GetUUID: calls session.get_uuid.
 func (x Session) GetUUID(ctx context.Context, self xenapi.SessionRef) (string, error) {
-	v, err := x.c.Call(ctx, "session.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "session.get_uuid", string(self)))
 }
 
 // GetThisHost: calls session.get_this_host.
 func (x Session) GetThisHost(ctx context.Context, self xenapi.SessionRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "session.get_this_host", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "session.get_this_host", string(self)))
 }
 
 // GetThisUser: calls session.get_this_user.
 func (x Session) GetThisUser(ctx context.Context, self xenapi.SessionRef) (xenapi.UserRef, error) {
-	v, err := x.c.Call(ctx, "session.get_this_user", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.UserRef(v.(string)), nil
+	return text[xenapi.UserRef](x.c.Call(ctx, "session.get_this_user", string(self)))
 }
 
 // GetLastActive: calls session.get_last_active.
 func (x Session) GetLastActive(ctx context.Context, self xenapi.SessionRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "session.get_last_active", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "session.get_last_active", string(self)))
 }
 
 // GetPool: calls session.get_pool.
 func (x Session) GetPool(ctx context.Context, self xenapi.SessionRef) (bool, error) {
-	v, err := x.c.Call(ctx, "session.get_pool", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "session.get_pool", string(self)))
 }
 
 // GetOtherConfig: calls session.get_other_config.
 func (x Session) GetOtherConfig(ctx context.Context, self xenapi.SessionRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "session.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "session.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls session.set_other_config.
 func (x Session) SetOtherConfig(ctx context.Context, self xenapi.SessionRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "session.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "session.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls session.add_to_other_config.
 func (x Session) AddToOtherConfig(ctx context.Context, self xenapi.SessionRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "session.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "session.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls session.remove_from_other_config.
 func (x Session) RemoveFromOtherConfig(ctx context.Context, self xenapi.SessionRef, key string) error {
-	_, err := x.c.Call(ctx, "session.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "session.remove_from_other_config", string(self), key))
 }
 
 // GetIsLocalSuperuser: calls session.get_is_local_superuser.
 func (x Session) GetIsLocalSuperuser(ctx context.Context, self xenapi.SessionRef) (bool, error) {
-	v, err := x.c.Call(ctx, "session.get_is_local_superuser", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "session.get_is_local_superuser", string(self)))
 }
 
 // GetSubject: calls session.get_subject.
 func (x Session) GetSubject(ctx context.Context, self xenapi.SessionRef) (xenapi.SubjectRef, error) {
-	v, err := x.c.Call(ctx, "session.get_subject", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SubjectRef(v.(string)), nil
+	return text[xenapi.SubjectRef](x.c.Call(ctx, "session.get_subject", string(self)))
 }
 
 // GetValidationTime: calls session.get_validation_time.
 func (x Session) GetValidationTime(ctx context.Context, self xenapi.SessionRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "session.get_validation_time", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "session.get_validation_time", string(self)))
 }
 
 // GetAuthUserSid: calls session.get_auth_user_sid.
 func (x Session) GetAuthUserSid(ctx context.Context, self xenapi.SessionRef) (string, error) {
-	v, err := x.c.Call(ctx, "session.get_auth_user_sid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "session.get_auth_user_sid", string(self)))
 }
 
 // GetAuthUserName: calls session.get_auth_user_name.
 func (x Session) GetAuthUserName(ctx context.Context, self xenapi.SessionRef) (string, error) {
-	v, err := x.c.Call(ctx, "session.get_auth_user_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "session.get_auth_user_name", string(self)))
 }
 
 // GetRBACPermissions: calls session.get_rbac_permissions.
 func (x Session) GetRBACPermissions(ctx context.Context, self xenapi.SessionRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "session.get_rbac_permissions", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "session.get_rbac_permissions", string(self)))
 }
 
 // GetTasks: calls session.get_tasks.
 func (x Session) GetTasks(ctx context.Context, self xenapi.SessionRef) ([]xenapi.TaskRef, error) {
-	v, err := x.c.Call(ctx, "session.get_tasks", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TaskRef](v.([]string)), nil
+	return set[xenapi.TaskRef](x.c.Call(ctx, "session.get_tasks", string(self)))
 }
 
 // GetParent: calls session.get_parent.
 func (x Session) GetParent(ctx context.Context, self xenapi.SessionRef) (xenapi.SessionRef, error) {
-	v, err := x.c.Call(ctx, "session.get_parent", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SessionRef(v.(string)), nil
+	return text[xenapi.SessionRef](x.c.Call(ctx, "session.get_parent", string(self)))
 }
 
 // GetOriginator: calls session.get_originator.
 func (x Session) GetOriginator(ctx context.Context, self xenapi.SessionRef) (string, error) {
-	v, err := x.c.Call(ctx, "session.get_originator", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "session.get_originator", string(self)))
 }
 
 // GetClientCertificate: calls session.get_client_certificate.
 func (x Session) GetClientCertificate(ctx context.Context, self xenapi.SessionRef) (bool, error) {
-	v, err := x.c.Call(ctx, "session.get_client_certificate", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "session.get_client_certificate", string(self)))
 }

@@ -10,216 +10,125 @@ type SM struct{ c *Client }
 
 // GetRecord: calls SM.get_record.
 func (x SM) GetRecord(ctx context.Context, self xenapi.SMRef) (*xenapi.SM, error) {
-	v, err := x.c.Call(ctx, "SM.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.SM), nil
+	return value[*xenapi.SM](x.c.Call(ctx, "SM.get_record", string(self)))
 }
 
 // GetByUUID: calls SM.get_by_uuid.
 func (x SM) GetByUUID(ctx context.Context, uuid string) (xenapi.SMRef, error) {
-	v, err := x.c.Call(ctx, "SM.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SMRef(v.(string)), nil
+	return text[xenapi.SMRef](x.c.Call(ctx, "SM.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls SM.get_by_name_label.
 func (x SM) GetByNameLabel(ctx context.Context, label string) ([]xenapi.SMRef, error) {
-	v, err := x.c.Call(ctx, "SM.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SMRef](v.([]string)), nil
+	return set[xenapi.SMRef](x.c.Call(ctx, "SM.get_by_name_label", label))
 }
 
 // GetAll: calls SM.get_all.
 func (x SM) GetAll(ctx context.Context) ([]xenapi.SMRef, error) {
-	v, err := x.c.Call(ctx, "SM.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SMRef](v.([]string)), nil
+	return set[xenapi.SMRef](x.c.Call(ctx, "SM.get_all"))
 }
 
 // GetAllWhere: calls SM.get_all_where.
 func (x SM) GetAllWhere(ctx context.Context, expr string) ([]xenapi.SMRef, error) {
-	v, err := x.c.Call(ctx, "SM.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SMRef](v.([]string)), nil
+	return set[xenapi.SMRef](x.c.Call(ctx, "SM.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls SM.get_all_records_where.
 func (x SM) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "SM.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "SM.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls SM.get_all_records.
 func (x SM) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "SM.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "SM.get_all_records"))
 }
 
 // GetUUID: calls SM.get_uuid.
 func (x SM) GetUUID(ctx context.Context, self xenapi.SMRef) (string, error) {
-	v, err := x.c.Call(ctx, "SM.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SM.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls SM.get_name_label.
 func (x SM) GetNameLabel(ctx context.Context, self xenapi.SMRef) (string, error) {
-	v, err := x.c.Call(ctx, "SM.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SM.get_name_label", string(self)))
 }
 
 // GetNameDescription: calls SM.get_name_description.
 func (x SM) GetNameDescription(ctx context.Context, self xenapi.SMRef) (string, error) {
-	v, err := x.c.Call(ctx, "SM.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SM.get_name_description", string(self)))
 }
 
 // GetType: calls SM.get_type.
 func (x SM) GetType(ctx context.Context, self xenapi.SMRef) (string, error) {
-	v, err := x.c.Call(ctx, "SM.get_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SM.get_type", string(self)))
 }
 
 // GetVendor: calls SM.get_vendor.
 func (x SM) GetVendor(ctx context.Context, self xenapi.SMRef) (string, error) {
-	v, err := x.c.Call(ctx, "SM.get_vendor", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SM.get_vendor", string(self)))
 }
 
 // GetCopyright: calls SM.get_copyright.
 func (x SM) GetCopyright(ctx context.Context, self xenapi.SMRef) (string, error) {
-	v, err := x.c.Call(ctx, "SM.get_copyright", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SM.get_copyright", string(self)))
 }
 
 // GetVersion: calls SM.get_version.
 func (x SM) GetVersion(ctx context.Context, self xenapi.SMRef) (string, error) {
-	v, err := x.c.Call(ctx, "SM.get_version", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SM.get_version", string(self)))
 }
 
 // GetRequiredAPIVersion: calls SM.get_required_api_version.
 func (x SM) GetRequiredAPIVersion(ctx context.Context, self xenapi.SMRef) (string, error) {
-	v, err := x.c.Call(ctx, "SM.get_required_api_version", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SM.get_required_api_version", string(self)))
 }
 
 // GetConfiguration: calls SM.get_configuration.
 func (x SM) GetConfiguration(ctx context.Context, self xenapi.SMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "SM.get_configuration", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "SM.get_configuration", string(self)))
 }
 
 // GetCapabilities: calls SM.get_capabilities.
 func (x SM) GetCapabilities(ctx context.Context, self xenapi.SMRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "SM.get_capabilities", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "SM.get_capabilities", string(self)))
 }
 
 // GetFeatures: calls SM.get_features.
 func (x SM) GetFeatures(ctx context.Context, self xenapi.SMRef) (map[string]int64, error) {
-	v, err := x.c.Call(ctx, "SM.get_features", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]int64), nil
+	return value[map[string]int64](x.c.Call(ctx, "SM.get_features", string(self)))
 }
 
 // GetOtherConfig: calls SM.get_other_config.
 func (x SM) GetOtherConfig(ctx context.Context, self xenapi.SMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "SM.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "SM.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls SM.set_other_config.
 func (x SM) SetOtherConfig(ctx context.Context, self xenapi.SMRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "SM.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "SM.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls SM.add_to_other_config.
 func (x SM) AddToOtherConfig(ctx context.Context, self xenapi.SMRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "SM.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "SM.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls SM.remove_from_other_config.
 func (x SM) RemoveFromOtherConfig(ctx context.Context, self xenapi.SMRef, key string) error {
-	_, err := x.c.Call(ctx, "SM.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "SM.remove_from_other_config", string(self), key))
 }
 
 // GetDriverFilename: calls SM.get_driver_filename.
 func (x SM) GetDriverFilename(ctx context.Context, self xenapi.SMRef) (string, error) {
-	v, err := x.c.Call(ctx, "SM.get_driver_filename", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SM.get_driver_filename", string(self)))
 }
 
 // GetRequiredClusterStack: calls SM.get_required_cluster_stack.
 func (x SM) GetRequiredClusterStack(ctx context.Context, self xenapi.SMRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "SM.get_required_cluster_stack", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "SM.get_required_cluster_stack", string(self)))
 }
 
 // GetSupportedImageFormats: calls SM.get_supported_image_formats.
 func (x SM) GetSupportedImageFormats(ctx context.Context, self xenapi.SMRef) ([]xenapi.ImageFormatType, error) {
-	v, err := x.c.Call(ctx, "SM.get_supported_image_formats", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ImageFormatType](v.([]string)), nil
+	return set[xenapi.ImageFormatType](x.c.Call(ctx, "SM.get_supported_image_formats", string(self)))
 }

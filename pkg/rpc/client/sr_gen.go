@@ -10,492 +10,315 @@ type SR struct{ c *Client }
 
 // Create: prepares the storage, records it and attaches it to the host, or to all if shared; returns it.
 func (x SR) Create(ctx context.Context, host xenapi.HostRef, deviceConfig map[string]string, physicalSize int64, nameLabel string, nameDescription string, type_ string, contentType string, shared bool, smConfig map[string]string) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "SR.create", string(host), deviceConfig, physicalSize, nameLabel, nameDescription, type_, contentType, shared, smConfig)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "SR.create", string(host), deviceConfig, physicalSize, nameLabel, nameDescription, type_, contentType, shared, smConfig))
 }
 
 // Introduce: records a repository that exists on the storage; it needs PBDs before it can be used.
 func (x SR) Introduce(ctx context.Context, uuid string, nameLabel string, nameDescription string, type_ string, contentType string, shared bool, smConfig map[string]string) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "SR.introduce", uuid, nameLabel, nameDescription, type_, contentType, shared, smConfig)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "SR.introduce", uuid, nameLabel, nameDescription, type_, contentType, shared, smConfig))
 }
 
 // Make: prepares the storage without recording it; create does both.
 func (x SR) Make(ctx context.Context, host xenapi.HostRef, deviceConfig map[string]string, physicalSize int64, nameLabel string, nameDescription string, type_ string, contentType string, smConfig map[string]string) (string, error) {
-	v, err := x.c.Call(ctx, "SR.make", string(host), deviceConfig, physicalSize, nameLabel, nameDescription, type_, contentType, smConfig)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SR.make", string(host), deviceConfig, physicalSize, nameLabel, nameDescription, type_, contentType, smConfig))
 }
 
 // Destroy: deletes the storage's contents and the records; all PBDs must be unplugged.
 func (x SR) Destroy(ctx context.Context, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "SR.destroy", string(sr))
-	return err
+	return none(x.c.Call(ctx, "SR.destroy", string(sr)))
 }
 
 // Forget: removes the records and leaves the data on the storage; all PBDs must be unplugged.
 func (x SR) Forget(ctx context.Context, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "SR.forget", string(sr))
-	return err
+	return none(x.c.Call(ctx, "SR.forget", string(sr)))
 }
 
 // Update: asks the driver to refresh sizes and what it stores about the repository.
 func (x SR) Update(ctx context.Context, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "SR.update", string(sr))
-	return err
+	return none(x.c.Call(ctx, "SR.update", string(sr)))
 }
 
 // GetSupportedTypes: lists the storage drivers that are installed.
 func (x SR) GetSupportedTypes(ctx context.Context) ([]string, error) {
-	v, err := x.c.Call(ctx, "SR.get_supported_types")
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "SR.get_supported_types"))
 }
 
 // Scan: brings the disk records in line with what is on the storage.
 func (x SR) Scan(ctx context.Context, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "SR.scan", string(sr))
-	return err
+	return none(x.c.Call(ctx, "SR.scan", string(sr)))
 }
 
 // Probe: asks a driver what a target offers or holds, before create; returns its XML.
 func (x SR) Probe(ctx context.Context, host xenapi.HostRef, deviceConfig map[string]string, type_ string, smConfig map[string]string) (string, error) {
-	v, err := x.c.Call(ctx, "SR.probe", string(host), deviceConfig, type_, smConfig)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SR.probe", string(host), deviceConfig, type_, smConfig))
 }
 
 // ProbeExt: asks a driver what a target offers or holds, before create; returns records.
 func (x SR) ProbeExt(ctx context.Context, host xenapi.HostRef, deviceConfig map[string]string, type_ string, smConfig map[string]string) ([]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "SR.probe_ext", string(host), deviceConfig, type_, smConfig)
-	if err != nil {
-		return nil, err
-	}
-	return v.([]xenapi.Record), nil
+	return value[[]xenapi.Record](x.c.Call(ctx, "SR.probe_ext", string(host), deviceConfig, type_, smConfig))
 }
 
 // SetShared: marks it as usable by several hosts or not.
 func (x SR) SetShared(ctx context.Context, sr xenapi.SRRef, value bool) error {
-	_, err := x.c.Call(ctx, "SR.set_shared", string(sr), value)
-	return err
+	return none(x.c.Call(ctx, "SR.set_shared", string(sr), value))
 }
 
 // SetNameLabel: renames it, on the storage too.
 func (x SR) SetNameLabel(ctx context.Context, sr xenapi.SRRef, value string) error {
-	_, err := x.c.Call(ctx, "SR.set_name_label", string(sr), value)
-	return err
+	return none(x.c.Call(ctx, "SR.set_name_label", string(sr), value))
 }
 
 // SetNameDescription: changes the description, on the storage too.
 func (x SR) SetNameDescription(ctx context.Context, sr xenapi.SRRef, value string) error {
-	_, err := x.c.Call(ctx, "SR.set_name_description", string(sr), value)
-	return err
+	return none(x.c.Call(ctx, "SR.set_name_description", string(sr), value))
 }
 
 // CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 func (x SR) CreateNewBlob(ctx context.Context, sr xenapi.SRRef, name string, mimeType string, public bool) (xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "SR.create_new_blob", string(sr), name, mimeType, public)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BlobRef(v.(string)), nil
+	return text[xenapi.BlobRef](x.c.Call(ctx, "SR.create_new_blob", string(sr), name, mimeType, public))
 }
 
 // SetPhysicalSize: corrects the recorded capacity, in bytes.
 func (x SR) SetPhysicalSize(ctx context.Context, self xenapi.SRRef, value int64) error {
-	_, err := x.c.Call(ctx, "SR.set_physical_size", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "SR.set_physical_size", string(self), value))
 }
 
 // SetVirtualAllocation: corrects the recorded sum of virtual sizes, in bytes.
 func (x SR) SetVirtualAllocation(ctx context.Context, self xenapi.SRRef, value int64) error {
-	_, err := x.c.Call(ctx, "SR.set_virtual_allocation", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "SR.set_virtual_allocation", string(self), value))
 }
 
 // SetPhysicalUtilisation: corrects the recorded bytes in use.
 func (x SR) SetPhysicalUtilisation(ctx context.Context, self xenapi.SRRef, value int64) error {
-	_, err := x.c.Call(ctx, "SR.set_physical_utilisation", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "SR.set_physical_utilisation", string(self), value))
 }
 
 // AssertCanHostHAStatefile: fails with the reason if it can't hold the HA state file.
 func (x SR) AssertCanHostHAStatefile(ctx context.Context, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "SR.assert_can_host_ha_statefile", string(sr))
-	return err
+	return none(x.c.Call(ctx, "SR.assert_can_host_ha_statefile", string(sr)))
 }
 
 // AssertSupportsDatabaseReplication: fails with the reason if the pool database can't be replicated to it.
 func (x SR) AssertSupportsDatabaseReplication(ctx context.Context, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "SR.assert_supports_database_replication", string(sr))
-	return err
+	return none(x.c.Call(ctx, "SR.assert_supports_database_replication", string(sr)))
 }
 
 // EnableDatabaseReplication: starts copying the pool database to it as it changes.
 func (x SR) EnableDatabaseReplication(ctx context.Context, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "SR.enable_database_replication", string(sr))
-	return err
+	return none(x.c.Call(ctx, "SR.enable_database_replication", string(sr)))
 }
 
 // DisableDatabaseReplication: stops copying the pool database to it.
 func (x SR) DisableDatabaseReplication(ctx context.Context, sr xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "SR.disable_database_replication", string(sr))
-	return err
+	return none(x.c.Call(ctx, "SR.disable_database_replication", string(sr)))
 }
 
 // GetDataSources: lists the statistics that are or can be recorded.
 func (x SR) GetDataSources(ctx context.Context, sr xenapi.SRRef) ([]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "SR.get_data_sources", string(sr))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]xenapi.Record), nil
+	return value[[]xenapi.Record](x.c.Call(ctx, "SR.get_data_sources", string(sr)))
 }
 
 // RecordDataSource: starts recording the named statistic.
 func (x SR) RecordDataSource(ctx context.Context, sr xenapi.SRRef, dataSource string) error {
-	_, err := x.c.Call(ctx, "SR.record_data_source", string(sr), dataSource)
-	return err
+	return none(x.c.Call(ctx, "SR.record_data_source", string(sr), dataSource))
 }
 
 // QueryDataSource: returns the latest value of the named statistic.
 func (x SR) QueryDataSource(ctx context.Context, sr xenapi.SRRef, dataSource string) (float64, error) {
-	v, err := x.c.Call(ctx, "SR.query_data_source", string(sr), dataSource)
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "SR.query_data_source", string(sr), dataSource))
 }
 
 // ForgetDataSourceArchives: drops what was recorded of the named statistic.
 func (x SR) ForgetDataSourceArchives(ctx context.Context, sr xenapi.SRRef, dataSource string) error {
-	_, err := x.c.Call(ctx, "SR.forget_data_source_archives", string(sr), dataSource)
-	return err
+	return none(x.c.Call(ctx, "SR.forget_data_source_archives", string(sr), dataSource))
 }
 
 // GetLiveHosts: lists the live, enabled hosts that have it attached.
 func (x SR) GetLiveHosts(ctx context.Context, sr xenapi.SRRef) ([]xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "SR.get_live_hosts", string(sr))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostRef](v.([]string)), nil
+	return set[xenapi.HostRef](x.c.Call(ctx, "SR.get_live_hosts", string(sr)))
 }
 
 // GetRecord: calls SR.get_record.
 func (x SR) GetRecord(ctx context.Context, self xenapi.SRRef) (*xenapi.SR, error) {
-	v, err := x.c.Call(ctx, "SR.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.SR), nil
+	return value[*xenapi.SR](x.c.Call(ctx, "SR.get_record", string(self)))
 }
 
 // GetByUUID: calls SR.get_by_uuid.
 func (x SR) GetByUUID(ctx context.Context, uuid string) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "SR.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "SR.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls SR.get_by_name_label.
 func (x SR) GetByNameLabel(ctx context.Context, label string) ([]xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "SR.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SRRef](v.([]string)), nil
+	return set[xenapi.SRRef](x.c.Call(ctx, "SR.get_by_name_label", label))
 }
 
 // GetAll: calls SR.get_all.
 func (x SR) GetAll(ctx context.Context) ([]xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "SR.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SRRef](v.([]string)), nil
+	return set[xenapi.SRRef](x.c.Call(ctx, "SR.get_all"))
 }
 
 // GetAllWhere: calls SR.get_all_where.
 func (x SR) GetAllWhere(ctx context.Context, expr string) ([]xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "SR.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SRRef](v.([]string)), nil
+	return set[xenapi.SRRef](x.c.Call(ctx, "SR.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls SR.get_all_records_where.
 func (x SR) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "SR.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "SR.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls SR.get_all_records.
 func (x SR) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "SR.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "SR.get_all_records"))
 }
 
 // GetUUID: calls SR.get_uuid.
 func (x SR) GetUUID(ctx context.Context, self xenapi.SRRef) (string, error) {
-	v, err := x.c.Call(ctx, "SR.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SR.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls SR.get_name_label.
 func (x SR) GetNameLabel(ctx context.Context, self xenapi.SRRef) (string, error) {
-	v, err := x.c.Call(ctx, "SR.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SR.get_name_label", string(self)))
 }
 
 // GetNameDescription: calls SR.get_name_description.
 func (x SR) GetNameDescription(ctx context.Context, self xenapi.SRRef) (string, error) {
-	v, err := x.c.Call(ctx, "SR.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SR.get_name_description", string(self)))
 }
 
 // GetAllowedOperations: calls SR.get_allowed_operations.
 func (x SR) GetAllowedOperations(ctx context.Context, self xenapi.SRRef) ([]xenapi.StorageOperations, error) {
-	v, err := x.c.Call(ctx, "SR.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.StorageOperations](v.([]string)), nil
+	return set[xenapi.StorageOperations](x.c.Call(ctx, "SR.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls SR.get_current_operations.
 func (x SR) GetCurrentOperations(ctx context.Context, self xenapi.SRRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "SR.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "SR.get_current_operations", string(self)))
 }
 
 // GetVDIs: calls SR.get_VDIs.
 func (x SR) GetVDIs(ctx context.Context, self xenapi.SRRef) ([]xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "SR.get_VDIs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VDIRef](v.([]string)), nil
+	return set[xenapi.VDIRef](x.c.Call(ctx, "SR.get_VDIs", string(self)))
 }
 
 // GetPBDs: calls SR.get_PBDs.
 func (x SR) GetPBDs(ctx context.Context, self xenapi.SRRef) ([]xenapi.PBDRef, error) {
-	v, err := x.c.Call(ctx, "SR.get_PBDs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PBDRef](v.([]string)), nil
+	return set[xenapi.PBDRef](x.c.Call(ctx, "SR.get_PBDs", string(self)))
 }
 
 // GetVirtualAllocation: calls SR.get_virtual_allocation.
 func (x SR) GetVirtualAllocation(ctx context.Context, self xenapi.SRRef) (int64, error) {
-	v, err := x.c.Call(ctx, "SR.get_virtual_allocation", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "SR.get_virtual_allocation", string(self)))
 }
 
 // GetPhysicalUtilisation: calls SR.get_physical_utilisation.
 func (x SR) GetPhysicalUtilisation(ctx context.Context, self xenapi.SRRef) (int64, error) {
-	v, err := x.c.Call(ctx, "SR.get_physical_utilisation", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "SR.get_physical_utilisation", string(self)))
 }
 
 // GetPhysicalSize: calls SR.get_physical_size.
 func (x SR) GetPhysicalSize(ctx context.Context, self xenapi.SRRef) (int64, error) {
-	v, err := x.c.Call(ctx, "SR.get_physical_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "SR.get_physical_size", string(self)))
 }
 
 // GetType: calls SR.get_type.
 func (x SR) GetType(ctx context.Context, self xenapi.SRRef) (string, error) {
-	v, err := x.c.Call(ctx, "SR.get_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SR.get_type", string(self)))
 }
 
 // GetContentType: calls SR.get_content_type.
 func (x SR) GetContentType(ctx context.Context, self xenapi.SRRef) (string, error) {
-	v, err := x.c.Call(ctx, "SR.get_content_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "SR.get_content_type", string(self)))
 }
 
 // GetShared: calls SR.get_shared.
 func (x SR) GetShared(ctx context.Context, self xenapi.SRRef) (bool, error) {
-	v, err := x.c.Call(ctx, "SR.get_shared", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "SR.get_shared", string(self)))
 }
 
 // GetOtherConfig: calls SR.get_other_config.
 func (x SR) GetOtherConfig(ctx context.Context, self xenapi.SRRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "SR.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "SR.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls SR.set_other_config.
 func (x SR) SetOtherConfig(ctx context.Context, self xenapi.SRRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "SR.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "SR.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls SR.add_to_other_config.
 func (x SR) AddToOtherConfig(ctx context.Context, self xenapi.SRRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "SR.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "SR.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls SR.remove_from_other_config.
 func (x SR) RemoveFromOtherConfig(ctx context.Context, self xenapi.SRRef, key string) error {
-	_, err := x.c.Call(ctx, "SR.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "SR.remove_from_other_config", string(self), key))
 }
 
 // GetTags: calls SR.get_tags.
 func (x SR) GetTags(ctx context.Context, self xenapi.SRRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "SR.get_tags", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "SR.get_tags", string(self)))
 }
 
 // SetTags: calls SR.set_tags.
 func (x SR) SetTags(ctx context.Context, self xenapi.SRRef, value []string) error {
-	_, err := x.c.Call(ctx, "SR.set_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "SR.set_tags", string(self), value))
 }
 
 // AddTags: calls SR.add_tags.
 func (x SR) AddTags(ctx context.Context, self xenapi.SRRef, value string) error {
-	_, err := x.c.Call(ctx, "SR.add_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "SR.add_tags", string(self), value))
 }
 
 // RemoveTags: calls SR.remove_tags.
 func (x SR) RemoveTags(ctx context.Context, self xenapi.SRRef, value string) error {
-	_, err := x.c.Call(ctx, "SR.remove_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "SR.remove_tags", string(self), value))
 }
 
 // GetSMConfig: calls SR.get_sm_config.
 func (x SR) GetSMConfig(ctx context.Context, self xenapi.SRRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "SR.get_sm_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "SR.get_sm_config", string(self)))
 }
 
 // SetSMConfig: calls SR.set_sm_config.
 func (x SR) SetSMConfig(ctx context.Context, self xenapi.SRRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "SR.set_sm_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "SR.set_sm_config", string(self), value))
 }
 
 // AddToSMConfig: calls SR.add_to_sm_config.
 func (x SR) AddToSMConfig(ctx context.Context, self xenapi.SRRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "SR.add_to_sm_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "SR.add_to_sm_config", string(self), key, value))
 }
 
 // RemoveFromSMConfig: calls SR.remove_from_sm_config.
 func (x SR) RemoveFromSMConfig(ctx context.Context, self xenapi.SRRef, key string) error {
-	_, err := x.c.Call(ctx, "SR.remove_from_sm_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "SR.remove_from_sm_config", string(self), key))
 }
 
 // GetBlobs: calls SR.get_blobs.
 func (x SR) GetBlobs(ctx context.Context, self xenapi.SRRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "SR.get_blobs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "SR.get_blobs", string(self)))
 }
 
 // GetLocalCacheEnabled: calls SR.get_local_cache_enabled.
 func (x SR) GetLocalCacheEnabled(ctx context.Context, self xenapi.SRRef) (bool, error) {
-	v, err := x.c.Call(ctx, "SR.get_local_cache_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "SR.get_local_cache_enabled", string(self)))
 }
 
 // GetIntroducedBy: calls SR.get_introduced_by.
 func (x SR) GetIntroducedBy(ctx context.Context, self xenapi.SRRef) (xenapi.DRTaskRef, error) {
-	v, err := x.c.Call(ctx, "SR.get_introduced_by", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.DRTaskRef(v.(string)), nil
+	return text[xenapi.DRTaskRef](x.c.Call(ctx, "SR.get_introduced_by", string(self)))
 }
 
 // GetClustered: calls SR.get_clustered.
 func (x SR) GetClustered(ctx context.Context, self xenapi.SRRef) (bool, error) {
-	v, err := x.c.Call(ctx, "SR.get_clustered", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "SR.get_clustered", string(self)))
 }
 
 // GetIsToolsSR: calls SR.get_is_tools_sr.
 func (x SR) GetIsToolsSR(ctx context.Context, self xenapi.SRRef) (bool, error) {
-	v, err := x.c.Call(ctx, "SR.get_is_tools_sr", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "SR.get_is_tools_sr", string(self)))
 }

@@ -10,126 +10,75 @@ type Subject struct{ c *Client }
 
 // AddToRoles: gives it a role; open sessions keep what they had.
 func (x Subject) AddToRoles(ctx context.Context, self xenapi.SubjectRef, role xenapi.RoleRef) error {
-	_, err := x.c.Call(ctx, "subject.add_to_roles", string(self), string(role))
-	return err
+	return none(x.c.Call(ctx, "subject.add_to_roles", string(self), string(role)))
 }
 
 // RemoveFromRoles: takes a role away.
 func (x Subject) RemoveFromRoles(ctx context.Context, self xenapi.SubjectRef, role xenapi.RoleRef) error {
-	_, err := x.c.Call(ctx, "subject.remove_from_roles", string(self), string(role))
-	return err
+	return none(x.c.Call(ctx, "subject.remove_from_roles", string(self), string(role)))
 }
 
 // GetPermissionsNameLabel: lists the names of all calls that it may make.
 func (x Subject) GetPermissionsNameLabel(ctx context.Context, self xenapi.SubjectRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "subject.get_permissions_name_label", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "subject.get_permissions_name_label", string(self)))
 }
 
 // GetRecord: calls subject.get_record.
 func (x Subject) GetRecord(ctx context.Context, self xenapi.SubjectRef) (*xenapi.Subject, error) {
-	v, err := x.c.Call(ctx, "subject.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Subject), nil
+	return value[*xenapi.Subject](x.c.Call(ctx, "subject.get_record", string(self)))
 }
 
 // GetByUUID: calls subject.get_by_uuid.
 func (x Subject) GetByUUID(ctx context.Context, uuid string) (xenapi.SubjectRef, error) {
-	v, err := x.c.Call(ctx, "subject.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SubjectRef(v.(string)), nil
+	return text[xenapi.SubjectRef](x.c.Call(ctx, "subject.get_by_uuid", uuid))
 }
 
 // Create: calls subject.create.
 func (x Subject) Create(ctx context.Context, args *xenapi.Subject) (xenapi.SubjectRef, error) {
-	v, err := x.c.Call(ctx, "subject.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SubjectRef(v.(string)), nil
+	return text[xenapi.SubjectRef](x.c.Call(ctx, "subject.create", args))
 }
 
 // Destroy: calls subject.destroy.
 func (x Subject) Destroy(ctx context.Context, self xenapi.SubjectRef) error {
-	_, err := x.c.Call(ctx, "subject.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "subject.destroy", string(self)))
 }
 
 // GetAll: calls subject.get_all.
 func (x Subject) GetAll(ctx context.Context) ([]xenapi.SubjectRef, error) {
-	v, err := x.c.Call(ctx, "subject.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SubjectRef](v.([]string)), nil
+	return set[xenapi.SubjectRef](x.c.Call(ctx, "subject.get_all"))
 }
 
 // GetAllWhere: calls subject.get_all_where.
 func (x Subject) GetAllWhere(ctx context.Context, expr string) ([]xenapi.SubjectRef, error) {
-	v, err := x.c.Call(ctx, "subject.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SubjectRef](v.([]string)), nil
+	return set[xenapi.SubjectRef](x.c.Call(ctx, "subject.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls subject.get_all_records_where.
 func (x Subject) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "subject.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "subject.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls subject.get_all_records.
 func (x Subject) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "subject.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "subject.get_all_records"))
 }
 
 // GetUUID: calls subject.get_uuid.
 func (x Subject) GetUUID(ctx context.Context, self xenapi.SubjectRef) (string, error) {
-	v, err := x.c.Call(ctx, "subject.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "subject.get_uuid", string(self)))
 }
 
 // GetSubjectIdentifier: calls subject.get_subject_identifier.
 func (x Subject) GetSubjectIdentifier(ctx context.Context, self xenapi.SubjectRef) (string, error) {
-	v, err := x.c.Call(ctx, "subject.get_subject_identifier", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "subject.get_subject_identifier", string(self)))
 }
 
 // GetOtherConfig: calls subject.get_other_config.
 func (x Subject) GetOtherConfig(ctx context.Context, self xenapi.SubjectRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "subject.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "subject.get_other_config", string(self)))
 }
 
 // GetRoles: calls subject.get_roles.
 func (x Subject) GetRoles(ctx context.Context, self xenapi.SubjectRef) ([]xenapi.RoleRef, error) {
-	v, err := x.c.Call(ctx, "subject.get_roles", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.RoleRef](v.([]string)), nil
+	return set[xenapi.RoleRef](x.c.Call(ctx, "subject.get_roles", string(self)))
 }

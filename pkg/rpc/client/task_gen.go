@@ -11,279 +11,170 @@ type Task struct{ c *Client }
 
 // Create: makes a task that the client itself keeps up to date, and returns it.
 func (x Task) Create(ctx context.Context, label string, description string) (xenapi.TaskRef, error) {
-	v, err := x.c.Call(ctx, "task.create", label, description)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TaskRef(v.(string)), nil
+	return text[xenapi.TaskRef](x.c.Call(ctx, "task.create", label, description))
 }
 
 // Destroy: removes the task; what it runs is not stopped.
 func (x Task) Destroy(ctx context.Context, self xenapi.TaskRef) error {
-	_, err := x.c.Call(ctx, "task.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "task.destroy", string(self)))
 }
 
 // Cancel: asks what the task runs to stop; it may still succeed.
 func (x Task) Cancel(ctx context.Context, task xenapi.TaskRef) error {
-	_, err := x.c.Call(ctx, "task.cancel", string(task))
-	return err
+	return none(x.c.Call(ctx, "task.cancel", string(task)))
 }
 
 // SetStatus: sets the status of a client's own task; an end state sets finished as well.
 func (x Task) SetStatus(ctx context.Context, self xenapi.TaskRef, value xenapi.TaskStatusType) error {
-	_, err := x.c.Call(ctx, "task.set_status", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "task.set_status", string(self), string(value)))
 }
 
 // SetProgress: sets the part done of a client's own task, from 0.0 to 1.0.
 func (x Task) SetProgress(ctx context.Context, self xenapi.TaskRef, value float64) error {
-	_, err := x.c.Call(ctx, "task.set_progress", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "task.set_progress", string(self), value))
 }
 
 // SetResult: sets the result of a client's own task.
 func (x Task) SetResult(ctx context.Context, self xenapi.TaskRef, value string) error {
-	_, err := x.c.Call(ctx, "task.set_result", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "task.set_result", string(self), value))
 }
 
 // SetErrorInfo: sets the error of a client's own task: code, then parameters.
 func (x Task) SetErrorInfo(ctx context.Context, self xenapi.TaskRef, value []string) error {
-	_, err := x.c.Call(ctx, "task.set_error_info", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "task.set_error_info", string(self), value))
 }
 
 // AddToOtherConfig: adds a key to other_config.
 func (x Task) AddToOtherConfig(ctx context.Context, self xenapi.TaskRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "task.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "task.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: drops a key of other_config.
 func (x Task) RemoveFromOtherConfig(ctx context.Context, self xenapi.TaskRef, key string) error {
-	_, err := x.c.Call(ctx, "task.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "task.remove_from_other_config", string(self), key))
 }
 
 // SetOtherConfig: replaces other_config.
 func (x Task) SetOtherConfig(ctx context.Context, self xenapi.TaskRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "task.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "task.set_other_config", string(self), value))
 }
 
 // GetRecord: calls task.get_record.
 func (x Task) GetRecord(ctx context.Context, self xenapi.TaskRef) (*xenapi.Task, error) {
-	v, err := x.c.Call(ctx, "task.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Task), nil
+	return value[*xenapi.Task](x.c.Call(ctx, "task.get_record", string(self)))
 }
 
 // GetByUUID: calls task.get_by_uuid.
 func (x Task) GetByUUID(ctx context.Context, uuid string) (xenapi.TaskRef, error) {
-	v, err := x.c.Call(ctx, "task.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TaskRef(v.(string)), nil
+	return text[xenapi.TaskRef](x.c.Call(ctx, "task.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls task.get_by_name_label.
 func (x Task) GetByNameLabel(ctx context.Context, label string) ([]xenapi.TaskRef, error) {
-	v, err := x.c.Call(ctx, "task.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TaskRef](v.([]string)), nil
+	return set[xenapi.TaskRef](x.c.Call(ctx, "task.get_by_name_label", label))
 }
 
 // GetAll: calls task.get_all.
 func (x Task) GetAll(ctx context.Context) ([]xenapi.TaskRef, error) {
-	v, err := x.c.Call(ctx, "task.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TaskRef](v.([]string)), nil
+	return set[xenapi.TaskRef](x.c.Call(ctx, "task.get_all"))
 }
 
 // GetAllWhere: calls task.get_all_where.
 func (x Task) GetAllWhere(ctx context.Context, expr string) ([]xenapi.TaskRef, error) {
-	v, err := x.c.Call(ctx, "task.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TaskRef](v.([]string)), nil
+	return set[xenapi.TaskRef](x.c.Call(ctx, "task.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls task.get_all_records_where.
 func (x Task) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "task.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "task.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls task.get_all_records.
 func (x Task) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "task.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "task.get_all_records"))
 }
 
 // GetUUID: calls task.get_uuid.
 func (x Task) GetUUID(ctx context.Context, self xenapi.TaskRef) (string, error) {
-	v, err := x.c.Call(ctx, "task.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "task.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls task.get_name_label.
 func (x Task) GetNameLabel(ctx context.Context, self xenapi.TaskRef) (string, error) {
-	v, err := x.c.Call(ctx, "task.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "task.get_name_label", string(self)))
 }
 
 // GetNameDescription: calls task.get_name_description.
 func (x Task) GetNameDescription(ctx context.Context, self xenapi.TaskRef) (string, error) {
-	v, err := x.c.Call(ctx, "task.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "task.get_name_description", string(self)))
 }
 
 // GetAllowedOperations: calls task.get_allowed_operations.
 func (x Task) GetAllowedOperations(ctx context.Context, self xenapi.TaskRef) ([]xenapi.TaskAllowedOperations, error) {
-	v, err := x.c.Call(ctx, "task.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TaskAllowedOperations](v.([]string)), nil
+	return set[xenapi.TaskAllowedOperations](x.c.Call(ctx, "task.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls task.get_current_operations.
 func (x Task) GetCurrentOperations(ctx context.Context, self xenapi.TaskRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "task.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "task.get_current_operations", string(self)))
 }
 
 // GetCreated: calls task.get_created.
 func (x Task) GetCreated(ctx context.Context, self xenapi.TaskRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "task.get_created", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "task.get_created", string(self)))
 }
 
 // GetFinished: calls task.get_finished.
 func (x Task) GetFinished(ctx context.Context, self xenapi.TaskRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "task.get_finished", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "task.get_finished", string(self)))
 }
 
 // GetStatus: calls task.get_status.
 func (x Task) GetStatus(ctx context.Context, self xenapi.TaskRef) (xenapi.TaskStatusType, error) {
-	v, err := x.c.Call(ctx, "task.get_status", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TaskStatusType(v.(string)), nil
+	return text[xenapi.TaskStatusType](x.c.Call(ctx, "task.get_status", string(self)))
 }
 
 // GetResidentOn: calls task.get_resident_on.
 func (x Task) GetResidentOn(ctx context.Context, self xenapi.TaskRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "task.get_resident_on", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "task.get_resident_on", string(self)))
 }
 
 // GetProgress: calls task.get_progress.
 func (x Task) GetProgress(ctx context.Context, self xenapi.TaskRef) (float64, error) {
-	v, err := x.c.Call(ctx, "task.get_progress", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "task.get_progress", string(self)))
 }
 
 // GetType: calls task.get_type.
 func (x Task) GetType(ctx context.Context, self xenapi.TaskRef) (string, error) {
-	v, err := x.c.Call(ctx, "task.get_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "task.get_type", string(self)))
 }
 
 // GetResult: calls task.get_result.
 func (x Task) GetResult(ctx context.Context, self xenapi.TaskRef) (string, error) {
-	v, err := x.c.Call(ctx, "task.get_result", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "task.get_result", string(self)))
 }
 
 // GetErrorInfo: calls task.get_error_info.
 func (x Task) GetErrorInfo(ctx context.Context, self xenapi.TaskRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "task.get_error_info", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "task.get_error_info", string(self)))
 }
 
 // GetOtherConfig: calls task.get_other_config.
 func (x Task) GetOtherConfig(ctx context.Context, self xenapi.TaskRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "task.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "task.get_other_config", string(self)))
 }
 
 // GetSubtaskOf: calls task.get_subtask_of.
 func (x Task) GetSubtaskOf(ctx context.Context, self xenapi.TaskRef) (xenapi.TaskRef, error) {
-	v, err := x.c.Call(ctx, "task.get_subtask_of", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TaskRef(v.(string)), nil
+	return text[xenapi.TaskRef](x.c.Call(ctx, "task.get_subtask_of", string(self)))
 }
 
 // GetSubtasks: calls task.get_subtasks.
 func (x Task) GetSubtasks(ctx context.Context, self xenapi.TaskRef) ([]xenapi.TaskRef, error) {
-	v, err := x.c.Call(ctx, "task.get_subtasks", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TaskRef](v.([]string)), nil
+	return set[xenapi.TaskRef](x.c.Call(ctx, "task.get_subtasks", string(self)))
 }
 
 // GetBacktrace: calls task.get_backtrace.
 func (x Task) GetBacktrace(ctx context.Context, self xenapi.TaskRef) (string, error) {
-	v, err := x.c.Call(ctx, "task.get_backtrace", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "task.get_backtrace", string(self)))
 }

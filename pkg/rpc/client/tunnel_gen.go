@@ -10,165 +10,105 @@ type Tunnel struct{ c *Client }
 
 // Create: makes a tunnel over an interface, and returns it.
 func (x Tunnel) Create(ctx context.Context, transportPIF xenapi.PIFRef, network xenapi.NetworkRef, protocol xenapi.TunnelProtocol) (xenapi.TunnelRef, error) {
-	v, err := x.c.Call(ctx, "tunnel.create", string(transportPIF), string(network), string(protocol))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TunnelRef(v.(string)), nil
+	return text[xenapi.TunnelRef](x.c.Call(ctx, "tunnel.create", string(transportPIF), string(network), string(protocol)))
 }
 
 // Destroy: removes the tunnel and its inner interface.
 func (x Tunnel) Destroy(ctx context.Context, self xenapi.TunnelRef) error {
-	_, err := x.c.Call(ctx, "tunnel.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "tunnel.destroy", string(self)))
 }
 
 // GetRecord: calls tunnel.get_record.
 func (x Tunnel) GetRecord(ctx context.Context, self xenapi.TunnelRef) (*xenapi.Tunnel, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.Tunnel), nil
+	return value[*xenapi.Tunnel](x.c.Call(ctx, "tunnel.get_record", string(self)))
 }
 
 // GetByUUID: calls tunnel.get_by_uuid.
 func (x Tunnel) GetByUUID(ctx context.Context, uuid string) (xenapi.TunnelRef, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TunnelRef(v.(string)), nil
+	return text[xenapi.TunnelRef](x.c.Call(ctx, "tunnel.get_by_uuid", uuid))
 }
 
 // GetAll: calls tunnel.get_all.
 func (x Tunnel) GetAll(ctx context.Context) ([]xenapi.TunnelRef, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TunnelRef](v.([]string)), nil
+	return set[xenapi.TunnelRef](x.c.Call(ctx, "tunnel.get_all"))
 }
 
 // GetAllWhere: calls tunnel.get_all_where.
 func (x Tunnel) GetAllWhere(ctx context.Context, expr string) ([]xenapi.TunnelRef, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.TunnelRef](v.([]string)), nil
+	return set[xenapi.TunnelRef](x.c.Call(ctx, "tunnel.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls tunnel.get_all_records_where.
 func (x Tunnel) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "tunnel.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls tunnel.get_all_records.
 func (x Tunnel) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "tunnel.get_all_records"))
 }
 
 // GetUUID: calls tunnel.get_uuid.
 func (x Tunnel) GetUUID(ctx context.Context, self xenapi.TunnelRef) (string, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "tunnel.get_uuid", string(self)))
 }
 
 // GetAccessPIF: calls tunnel.get_access_PIF.
 func (x Tunnel) GetAccessPIF(ctx context.Context, self xenapi.TunnelRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_access_PIF", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "tunnel.get_access_PIF", string(self)))
 }
 
 // GetTransportPIF: calls tunnel.get_transport_PIF.
 func (x Tunnel) GetTransportPIF(ctx context.Context, self xenapi.TunnelRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_transport_PIF", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "tunnel.get_transport_PIF", string(self)))
 }
 
 // GetStatus: calls tunnel.get_status.
 func (x Tunnel) GetStatus(ctx context.Context, self xenapi.TunnelRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_status", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "tunnel.get_status", string(self)))
 }
 
 // SetStatus: calls tunnel.set_status.
 func (x Tunnel) SetStatus(ctx context.Context, self xenapi.TunnelRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "tunnel.set_status", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "tunnel.set_status", string(self), value))
 }
 
 // AddToStatus: calls tunnel.add_to_status.
 func (x Tunnel) AddToStatus(ctx context.Context, self xenapi.TunnelRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "tunnel.add_to_status", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "tunnel.add_to_status", string(self), key, value))
 }
 
 // RemoveFromStatus: calls tunnel.remove_from_status.
 func (x Tunnel) RemoveFromStatus(ctx context.Context, self xenapi.TunnelRef, key string) error {
-	_, err := x.c.Call(ctx, "tunnel.remove_from_status", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "tunnel.remove_from_status", string(self), key))
 }
 
 // GetOtherConfig: calls tunnel.get_other_config.
 func (x Tunnel) GetOtherConfig(ctx context.Context, self xenapi.TunnelRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "tunnel.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls tunnel.set_other_config.
 func (x Tunnel) SetOtherConfig(ctx context.Context, self xenapi.TunnelRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "tunnel.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "tunnel.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls tunnel.add_to_other_config.
 func (x Tunnel) AddToOtherConfig(ctx context.Context, self xenapi.TunnelRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "tunnel.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "tunnel.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls tunnel.remove_from_other_config.
 func (x Tunnel) RemoveFromOtherConfig(ctx context.Context, self xenapi.TunnelRef, key string) error {
-	_, err := x.c.Call(ctx, "tunnel.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "tunnel.remove_from_other_config", string(self), key))
 }
 
 // GetProtocol: calls tunnel.get_protocol.
 func (x Tunnel) GetProtocol(ctx context.Context, self xenapi.TunnelRef) (xenapi.TunnelProtocol, error) {
-	v, err := x.c.Call(ctx, "tunnel.get_protocol", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TunnelProtocol(v.(string)), nil
+	return text[xenapi.TunnelProtocol](x.c.Call(ctx, "tunnel.get_protocol", string(self)))
 }
 
 // SetProtocol: calls tunnel.set_protocol.
 func (x Tunnel) SetProtocol(ctx context.Context, self xenapi.TunnelRef, value xenapi.TunnelProtocol) error {
-	_, err := x.c.Call(ctx, "tunnel.set_protocol", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "tunnel.set_protocol", string(self), string(value)))
 }

@@ -10,162 +10,100 @@ type USBGroup struct{ c *Client }
 
 // Create: makes an empty group, and returns it.
 func (x USBGroup) Create(ctx context.Context, nameLabel string, nameDescription string, otherConfig map[string]string) (xenapi.USBGroupRef, error) {
-	v, err := x.c.Call(ctx, "USB_group.create", nameLabel, nameDescription, otherConfig)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.USBGroupRef(v.(string)), nil
+	return text[xenapi.USBGroupRef](x.c.Call(ctx, "USB_group.create", nameLabel, nameDescription, otherConfig))
 }
 
 // Destroy: removes an empty group.
 func (x USBGroup) Destroy(ctx context.Context, self xenapi.USBGroupRef) error {
-	_, err := x.c.Call(ctx, "USB_group.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "USB_group.destroy", string(self)))
 }
 
 // GetRecord: calls USB_group.get_record.
 func (x USBGroup) GetRecord(ctx context.Context, self xenapi.USBGroupRef) (*xenapi.USBGroup, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.USBGroup), nil
+	return value[*xenapi.USBGroup](x.c.Call(ctx, "USB_group.get_record", string(self)))
 }
 
 // GetByUUID: calls USB_group.get_by_uuid.
 func (x USBGroup) GetByUUID(ctx context.Context, uuid string) (xenapi.USBGroupRef, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.USBGroupRef(v.(string)), nil
+	return text[xenapi.USBGroupRef](x.c.Call(ctx, "USB_group.get_by_uuid", uuid))
 }
 
 // GetByNameLabel: calls USB_group.get_by_name_label.
 func (x USBGroup) GetByNameLabel(ctx context.Context, label string) ([]xenapi.USBGroupRef, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.USBGroupRef](v.([]string)), nil
+	return set[xenapi.USBGroupRef](x.c.Call(ctx, "USB_group.get_by_name_label", label))
 }
 
 // GetAll: calls USB_group.get_all.
 func (x USBGroup) GetAll(ctx context.Context) ([]xenapi.USBGroupRef, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.USBGroupRef](v.([]string)), nil
+	return set[xenapi.USBGroupRef](x.c.Call(ctx, "USB_group.get_all"))
 }
 
 // GetAllWhere: calls USB_group.get_all_where.
 func (x USBGroup) GetAllWhere(ctx context.Context, expr string) ([]xenapi.USBGroupRef, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.USBGroupRef](v.([]string)), nil
+	return set[xenapi.USBGroupRef](x.c.Call(ctx, "USB_group.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls USB_group.get_all_records_where.
 func (x USBGroup) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "USB_group.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls USB_group.get_all_records.
 func (x USBGroup) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "USB_group.get_all_records"))
 }
 
 // GetUUID: calls USB_group.get_uuid.
 func (x USBGroup) GetUUID(ctx context.Context, self xenapi.USBGroupRef) (string, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "USB_group.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls USB_group.get_name_label.
 func (x USBGroup) GetNameLabel(ctx context.Context, self xenapi.USBGroupRef) (string, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "USB_group.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls USB_group.set_name_label.
 func (x USBGroup) SetNameLabel(ctx context.Context, self xenapi.USBGroupRef, value string) error {
-	_, err := x.c.Call(ctx, "USB_group.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "USB_group.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls USB_group.get_name_description.
 func (x USBGroup) GetNameDescription(ctx context.Context, self xenapi.USBGroupRef) (string, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "USB_group.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls USB_group.set_name_description.
 func (x USBGroup) SetNameDescription(ctx context.Context, self xenapi.USBGroupRef, value string) error {
-	_, err := x.c.Call(ctx, "USB_group.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "USB_group.set_name_description", string(self), value))
 }
 
 // GetPUSBs: calls USB_group.get_PUSBs.
 func (x USBGroup) GetPUSBs(ctx context.Context, self xenapi.USBGroupRef) ([]xenapi.PUSBRef, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_PUSBs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PUSBRef](v.([]string)), nil
+	return set[xenapi.PUSBRef](x.c.Call(ctx, "USB_group.get_PUSBs", string(self)))
 }
 
 // GetVUSBs: calls USB_group.get_VUSBs.
 func (x USBGroup) GetVUSBs(ctx context.Context, self xenapi.USBGroupRef) ([]xenapi.VUSBRef, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_VUSBs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VUSBRef](v.([]string)), nil
+	return set[xenapi.VUSBRef](x.c.Call(ctx, "USB_group.get_VUSBs", string(self)))
 }
 
 // GetOtherConfig: calls USB_group.get_other_config.
 func (x USBGroup) GetOtherConfig(ctx context.Context, self xenapi.USBGroupRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "USB_group.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "USB_group.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls USB_group.set_other_config.
 func (x USBGroup) SetOtherConfig(ctx context.Context, self xenapi.USBGroupRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "USB_group.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "USB_group.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls USB_group.add_to_other_config.
 func (x USBGroup) AddToOtherConfig(ctx context.Context, self xenapi.USBGroupRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "USB_group.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "USB_group.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls USB_group.remove_from_other_config.
 func (x USBGroup) RemoveFromOtherConfig(ctx context.Context, self xenapi.USBGroupRef, key string) error {
-	_, err := x.c.Call(ctx, "USB_group.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "USB_group.remove_from_other_config", string(self), key))
 }

@@ -10,93 +10,60 @@ type User struct{ c *Client }
 
 // GetRecord: calls user.get_record.
 func (x User) GetRecord(ctx context.Context, self xenapi.UserRef) (*xenapi.User, error) {
-	v, err := x.c.Call(ctx, "user.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.User), nil
+	return value[*xenapi.User](x.c.Call(ctx, "user.get_record", string(self)))
 }
 
 // GetByUUID: calls user.get_by_uuid.
 func (x User) GetByUUID(ctx context.Context, uuid string) (xenapi.UserRef, error) {
-	v, err := x.c.Call(ctx, "user.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.UserRef(v.(string)), nil
+	return text[xenapi.UserRef](x.c.Call(ctx, "user.get_by_uuid", uuid))
 }
 
 // Create: calls user.create.
 func (x User) Create(ctx context.Context, args *xenapi.User) (xenapi.UserRef, error) {
-	v, err := x.c.Call(ctx, "user.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.UserRef(v.(string)), nil
+	return text[xenapi.UserRef](x.c.Call(ctx, "user.create", args))
 }
 
 // Destroy: calls user.destroy.
 func (x User) Destroy(ctx context.Context, self xenapi.UserRef) error {
-	_, err := x.c.Call(ctx, "user.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "user.destroy", string(self)))
 }
 
 // GetUUID: calls user.get_uuid.
 func (x User) GetUUID(ctx context.Context, self xenapi.UserRef) (string, error) {
-	v, err := x.c.Call(ctx, "user.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "user.get_uuid", string(self)))
 }
 
 // GetShortName: calls user.get_short_name.
 func (x User) GetShortName(ctx context.Context, self xenapi.UserRef) (string, error) {
-	v, err := x.c.Call(ctx, "user.get_short_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "user.get_short_name", string(self)))
 }
 
 // GetFullname: calls user.get_fullname.
 func (x User) GetFullname(ctx context.Context, self xenapi.UserRef) (string, error) {
-	v, err := x.c.Call(ctx, "user.get_fullname", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "user.get_fullname", string(self)))
 }
 
 // SetFullname: calls user.set_fullname.
 func (x User) SetFullname(ctx context.Context, self xenapi.UserRef, value string) error {
-	_, err := x.c.Call(ctx, "user.set_fullname", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "user.set_fullname", string(self), value))
 }
 
 // GetOtherConfig: calls user.get_other_config.
 func (x User) GetOtherConfig(ctx context.Context, self xenapi.UserRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "user.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "user.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls user.set_other_config.
 func (x User) SetOtherConfig(ctx context.Context, self xenapi.UserRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "user.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "user.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls user.add_to_other_config.
 func (x User) AddToOtherConfig(ctx context.Context, self xenapi.UserRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "user.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "user.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls user.remove_from_other_config.
 func (x User) RemoveFromOtherConfig(ctx context.Context, self xenapi.UserRef, key string) error {
-	_, err := x.c.Call(ctx, "user.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "user.remove_from_other_config", string(self), key))
 }

@@ -10,387 +10,250 @@ type VBD struct{ c *Client }
 
 // Eject: takes the medium out of a CD drive; the guest sees it when running.
 func (x VBD) Eject(ctx context.Context, vbd xenapi.VBDRef) error {
-	_, err := x.c.Call(ctx, "VBD.eject", string(vbd))
-	return err
+	return none(x.c.Call(ctx, "VBD.eject", string(vbd)))
 }
 
 // Insert: puts an image into an empty CD drive; the guest sees it when running.
 func (x VBD) Insert(ctx context.Context, vbd xenapi.VBDRef, vdi xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VBD.insert", string(vbd), string(vdi))
-	return err
+	return none(x.c.Call(ctx, "VBD.insert", string(vbd), string(vdi)))
 }
 
 // Plug: attaches the drive to the running VM.
 func (x VBD) Plug(ctx context.Context, self xenapi.VBDRef) error {
-	_, err := x.c.Call(ctx, "VBD.plug", string(self))
-	return err
+	return none(x.c.Call(ctx, "VBD.plug", string(self)))
 }
 
 // Unplug: detaches the drive from the running VM after the guest lets go of it.
 func (x VBD) Unplug(ctx context.Context, self xenapi.VBDRef) error {
-	_, err := x.c.Call(ctx, "VBD.unplug", string(self))
-	return err
+	return none(x.c.Call(ctx, "VBD.unplug", string(self)))
 }
 
 // UnplugForce: detaches the drive without waiting for the guest; data not yet written is lost.
 func (x VBD) UnplugForce(ctx context.Context, self xenapi.VBDRef) error {
-	_, err := x.c.Call(ctx, "VBD.unplug_force", string(self))
-	return err
+	return none(x.c.Call(ctx, "VBD.unplug_force", string(self)))
 }
 
 // UnplugForceNoSafetyCheck: detaches the drive by force, without the checks of unplug_force.
 func (x VBD) UnplugForceNoSafetyCheck(ctx context.Context, self xenapi.VBDRef) error {
-	_, err := x.c.Call(ctx, "VBD.unplug_force_no_safety_check", string(self))
-	return err
+	return none(x.c.Call(ctx, "VBD.unplug_force_no_safety_check", string(self)))
 }
 
 // AssertAttachable: fails with the reason if the drive could not be attached now.
 func (x VBD) AssertAttachable(ctx context.Context, self xenapi.VBDRef) error {
-	_, err := x.c.Call(ctx, "VBD.assert_attachable", string(self))
-	return err
+	return none(x.c.Call(ctx, "VBD.assert_attachable", string(self)))
 }
 
 // Pause: stops the drive's I/O and returns a token for unpause.
 func (x VBD) Pause(ctx context.Context, self xenapi.VBDRef) (string, error) {
-	v, err := x.c.Call(ctx, "VBD.pause", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VBD.pause", string(self)))
 }
 
 // Unpause: lets the drive's I/O run on, with the token from pause.
 func (x VBD) Unpause(ctx context.Context, self xenapi.VBDRef, token string) error {
-	_, err := x.c.Call(ctx, "VBD.unpause", string(self), token)
-	return err
+	return none(x.c.Call(ctx, "VBD.unpause", string(self), token))
 }
 
 // SetMode: makes the drive writable or read-only; not while attached.
 func (x VBD) SetMode(ctx context.Context, self xenapi.VBDRef, value xenapi.VBDMode) error {
-	_, err := x.c.Call(ctx, "VBD.set_mode", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VBD.set_mode", string(self), string(value)))
 }
 
 // GetRecord: calls VBD.get_record.
 func (x VBD) GetRecord(ctx context.Context, self xenapi.VBDRef) (*xenapi.VBD, error) {
-	v, err := x.c.Call(ctx, "VBD.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VBD), nil
+	return value[*xenapi.VBD](x.c.Call(ctx, "VBD.get_record", string(self)))
 }
 
 // GetByUUID: calls VBD.get_by_uuid.
 func (x VBD) GetByUUID(ctx context.Context, uuid string) (xenapi.VBDRef, error) {
-	v, err := x.c.Call(ctx, "VBD.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VBDRef(v.(string)), nil
+	return text[xenapi.VBDRef](x.c.Call(ctx, "VBD.get_by_uuid", uuid))
 }
 
 // Create: calls VBD.create.
 func (x VBD) Create(ctx context.Context, args *xenapi.VBD) (xenapi.VBDRef, error) {
-	v, err := x.c.Call(ctx, "VBD.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VBDRef(v.(string)), nil
+	return text[xenapi.VBDRef](x.c.Call(ctx, "VBD.create", args))
 }
 
 // Destroy: calls VBD.destroy.
 func (x VBD) Destroy(ctx context.Context, self xenapi.VBDRef) error {
-	_, err := x.c.Call(ctx, "VBD.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VBD.destroy", string(self)))
 }
 
 // GetAll: calls VBD.get_all.
 func (x VBD) GetAll(ctx context.Context) ([]xenapi.VBDRef, error) {
-	v, err := x.c.Call(ctx, "VBD.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VBDRef](v.([]string)), nil
+	return set[xenapi.VBDRef](x.c.Call(ctx, "VBD.get_all"))
 }
 
 // GetAllWhere: calls VBD.get_all_where.
 func (x VBD) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VBDRef, error) {
-	v, err := x.c.Call(ctx, "VBD.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VBDRef](v.([]string)), nil
+	return set[xenapi.VBDRef](x.c.Call(ctx, "VBD.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VBD.get_all_records_where.
 func (x VBD) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VBD.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VBD.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VBD.get_all_records.
 func (x VBD) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VBD.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VBD.get_all_records"))
 }
 
 // GetUUID: calls VBD.get_uuid.
 func (x VBD) GetUUID(ctx context.Context, self xenapi.VBDRef) (string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VBD.get_uuid", string(self)))
 }
 
 // GetAllowedOperations: calls VBD.get_allowed_operations.
 func (x VBD) GetAllowedOperations(ctx context.Context, self xenapi.VBDRef) ([]xenapi.VBDOperations, error) {
-	v, err := x.c.Call(ctx, "VBD.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VBDOperations](v.([]string)), nil
+	return set[xenapi.VBDOperations](x.c.Call(ctx, "VBD.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls VBD.get_current_operations.
 func (x VBD) GetCurrentOperations(ctx context.Context, self xenapi.VBDRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VBD.get_current_operations", string(self)))
 }
 
 // GetVM: calls VBD.get_VM.
 func (x VBD) GetVM(ctx context.Context, self xenapi.VBDRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VBD.get_VM", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VBD.get_VM", string(self)))
 }
 
 // GetVDI: calls VBD.get_VDI.
 func (x VBD) GetVDI(ctx context.Context, self xenapi.VBDRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VBD.get_VDI", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VBD.get_VDI", string(self)))
 }
 
 // GetDevice: calls VBD.get_device.
 func (x VBD) GetDevice(ctx context.Context, self xenapi.VBDRef) (string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_device", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VBD.get_device", string(self)))
 }
 
 // GetUserdevice: calls VBD.get_userdevice.
 func (x VBD) GetUserdevice(ctx context.Context, self xenapi.VBDRef) (string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_userdevice", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VBD.get_userdevice", string(self)))
 }
 
 // SetUserdevice: calls VBD.set_userdevice.
 func (x VBD) SetUserdevice(ctx context.Context, self xenapi.VBDRef, value string) error {
-	_, err := x.c.Call(ctx, "VBD.set_userdevice", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VBD.set_userdevice", string(self), value))
 }
 
 // GetBootable: calls VBD.get_bootable.
 func (x VBD) GetBootable(ctx context.Context, self xenapi.VBDRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VBD.get_bootable", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VBD.get_bootable", string(self)))
 }
 
 // SetBootable: calls VBD.set_bootable.
 func (x VBD) SetBootable(ctx context.Context, self xenapi.VBDRef, value bool) error {
-	_, err := x.c.Call(ctx, "VBD.set_bootable", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VBD.set_bootable", string(self), value))
 }
 
 // GetMode: calls VBD.get_mode.
 func (x VBD) GetMode(ctx context.Context, self xenapi.VBDRef) (xenapi.VBDMode, error) {
-	v, err := x.c.Call(ctx, "VBD.get_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VBDMode(v.(string)), nil
+	return text[xenapi.VBDMode](x.c.Call(ctx, "VBD.get_mode", string(self)))
 }
 
 // GetType: calls VBD.get_type.
 func (x VBD) GetType(ctx context.Context, self xenapi.VBDRef) (xenapi.VBDType, error) {
-	v, err := x.c.Call(ctx, "VBD.get_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VBDType(v.(string)), nil
+	return text[xenapi.VBDType](x.c.Call(ctx, "VBD.get_type", string(self)))
 }
 
 // SetType: calls VBD.set_type.
 func (x VBD) SetType(ctx context.Context, self xenapi.VBDRef, value xenapi.VBDType) error {
-	_, err := x.c.Call(ctx, "VBD.set_type", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VBD.set_type", string(self), string(value)))
 }
 
 // GetUnpluggable: calls VBD.get_unpluggable.
 func (x VBD) GetUnpluggable(ctx context.Context, self xenapi.VBDRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VBD.get_unpluggable", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VBD.get_unpluggable", string(self)))
 }
 
 // SetUnpluggable: calls VBD.set_unpluggable.
 func (x VBD) SetUnpluggable(ctx context.Context, self xenapi.VBDRef, value bool) error {
-	_, err := x.c.Call(ctx, "VBD.set_unpluggable", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VBD.set_unpluggable", string(self), value))
 }
 
 // GetStorageLock: calls VBD.get_storage_lock.
 func (x VBD) GetStorageLock(ctx context.Context, self xenapi.VBDRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VBD.get_storage_lock", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VBD.get_storage_lock", string(self)))
 }
 
 // GetEmpty: calls VBD.get_empty.
 func (x VBD) GetEmpty(ctx context.Context, self xenapi.VBDRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VBD.get_empty", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VBD.get_empty", string(self)))
 }
 
 // GetOtherConfig: calls VBD.get_other_config.
 func (x VBD) GetOtherConfig(ctx context.Context, self xenapi.VBDRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VBD.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls VBD.set_other_config.
 func (x VBD) SetOtherConfig(ctx context.Context, self xenapi.VBDRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VBD.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VBD.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls VBD.add_to_other_config.
 func (x VBD) AddToOtherConfig(ctx context.Context, self xenapi.VBDRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VBD.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VBD.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls VBD.remove_from_other_config.
 func (x VBD) RemoveFromOtherConfig(ctx context.Context, self xenapi.VBDRef, key string) error {
-	_, err := x.c.Call(ctx, "VBD.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VBD.remove_from_other_config", string(self), key))
 }
 
 // GetCurrentlyAttached: calls VBD.get_currently_attached.
 func (x VBD) GetCurrentlyAttached(ctx context.Context, self xenapi.VBDRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VBD.get_currently_attached", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VBD.get_currently_attached", string(self)))
 }
 
 // GetStatusCode: calls VBD.get_status_code.
 func (x VBD) GetStatusCode(ctx context.Context, self xenapi.VBDRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VBD.get_status_code", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VBD.get_status_code", string(self)))
 }
 
 // GetStatusDetail: calls VBD.get_status_detail.
 func (x VBD) GetStatusDetail(ctx context.Context, self xenapi.VBDRef) (string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_status_detail", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VBD.get_status_detail", string(self)))
 }
 
 // GetRuntimeProperties: calls VBD.get_runtime_properties.
 func (x VBD) GetRuntimeProperties(ctx context.Context, self xenapi.VBDRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_runtime_properties", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VBD.get_runtime_properties", string(self)))
 }
 
 // GetQOSAlgorithmType: calls VBD.get_qos_algorithm_type.
 func (x VBD) GetQOSAlgorithmType(ctx context.Context, self xenapi.VBDRef) (string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_qos_algorithm_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VBD.get_qos_algorithm_type", string(self)))
 }
 
 // SetQOSAlgorithmType: calls VBD.set_qos_algorithm_type.
 func (x VBD) SetQOSAlgorithmType(ctx context.Context, self xenapi.VBDRef, value string) error {
-	_, err := x.c.Call(ctx, "VBD.set_qos_algorithm_type", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VBD.set_qos_algorithm_type", string(self), value))
 }
 
 // GetQOSAlgorithmParams: calls VBD.get_qos_algorithm_params.
 func (x VBD) GetQOSAlgorithmParams(ctx context.Context, self xenapi.VBDRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_qos_algorithm_params", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VBD.get_qos_algorithm_params", string(self)))
 }
 
 // SetQOSAlgorithmParams: calls VBD.set_qos_algorithm_params.
 func (x VBD) SetQOSAlgorithmParams(ctx context.Context, self xenapi.VBDRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VBD.set_qos_algorithm_params", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VBD.set_qos_algorithm_params", string(self), value))
 }
 
 // AddToQOSAlgorithmParams: calls VBD.add_to_qos_algorithm_params.
 func (x VBD) AddToQOSAlgorithmParams(ctx context.Context, self xenapi.VBDRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VBD.add_to_qos_algorithm_params", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VBD.add_to_qos_algorithm_params", string(self), key, value))
 }
 
 // RemoveFromQOSAlgorithmParams: calls VBD.remove_from_qos_algorithm_params.
 func (x VBD) RemoveFromQOSAlgorithmParams(ctx context.Context, self xenapi.VBDRef, key string) error {
-	_, err := x.c.Call(ctx, "VBD.remove_from_qos_algorithm_params", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VBD.remove_from_qos_algorithm_params", string(self), key))
 }
 
 // GetQOSSupportedAlgorithms: calls VBD.get_qos_supported_algorithms.
 func (x VBD) GetQOSSupportedAlgorithms(ctx context.Context, self xenapi.VBDRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VBD.get_qos_supported_algorithms", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VBD.get_qos_supported_algorithms", string(self)))
 }

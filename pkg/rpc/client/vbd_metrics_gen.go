@@ -10,9 +10,5 @@ type VBDMetrics struct{ c *Client }
 
 // GetUUID: calls VBD_metrics.get_uuid.
 func (x VBDMetrics) GetUUID(ctx context.Context, self xenapi.VBDMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "VBD_metrics.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VBD_metrics.get_uuid", string(self)))
 }

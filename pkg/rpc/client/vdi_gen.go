@@ -11,705 +11,455 @@ type VDI struct{ c *Client }
 
 // Snapshot: takes a snapshot and returns it; safe while a VM writes.
 func (x VDI) Snapshot(ctx context.Context, vdi xenapi.VDIRef, driverParams map[string]string) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.snapshot", string(vdi), driverParams)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.snapshot", string(vdi), driverParams))
 }
 
 // Clone: makes a writable copy, copy-on-write where the storage can; returns it.
 func (x VDI) Clone(ctx context.Context, vdi xenapi.VDIRef, driverParams map[string]string) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.clone", string(vdi), driverParams)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.clone", string(vdi), driverParams))
 }
 
 // Resize: makes it larger, to so many bytes; shrinking is refused.
 func (x VDI) Resize(ctx context.Context, vdi xenapi.VDIRef, size int64) error {
-	_, err := x.c.Call(ctx, "VDI.resize", string(vdi), size)
-	return err
+	return none(x.c.Call(ctx, "VDI.resize", string(vdi), size))
 }
 
 // ResizeOnline: makes it larger while a VM has it open, where the storage can.
 func (x VDI) ResizeOnline(ctx context.Context, vdi xenapi.VDIRef, size int64) error {
-	_, err := x.c.Call(ctx, "VDI.resize_online", string(vdi), size)
-	return err
+	return none(x.c.Call(ctx, "VDI.resize_online", string(vdi), size))
 }
 
 // Introduce: records a volume that exists on the storage already, and returns its object.
 func (x VDI) Introduce(ctx context.Context, uuid string, nameLabel string, nameDescription string, sr xenapi.SRRef, type_ xenapi.VDIType, sharable bool, readOnly bool, otherConfig map[string]string, location string, xenstoreData map[string]string, smConfig map[string]string, managed bool, virtualSize int64, physicalUtilisation int64, metadataOfPool xenapi.PoolRef, isASnapshot bool, snapshotTime time.Time, snapshotOf xenapi.VDIRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.introduce", uuid, nameLabel, nameDescription, string(sr), string(type_), sharable, readOnly, otherConfig, location, xenstoreData, smConfig, managed, virtualSize, physicalUtilisation, string(metadataOfPool), isASnapshot, snapshotTime, string(snapshotOf))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.introduce", uuid, nameLabel, nameDescription, string(sr), string(type_), sharable, readOnly, otherConfig, location, xenstoreData, smConfig, managed, virtualSize, physicalUtilisation, string(metadataOfPool), isASnapshot, snapshotTime, string(snapshotOf)))
 }
 
 // PoolIntroduce: records an existing volume for another component of the pool.
 func (x VDI) PoolIntroduce(ctx context.Context, uuid string, nameLabel string, nameDescription string, sr xenapi.SRRef, type_ xenapi.VDIType, sharable bool, readOnly bool, otherConfig map[string]string, location string, xenstoreData map[string]string, smConfig map[string]string, managed bool, virtualSize int64, physicalUtilisation int64, metadataOfPool xenapi.PoolRef, isASnapshot bool, snapshotTime time.Time, snapshotOf xenapi.VDIRef, cbtEnabled bool) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.pool_introduce", uuid, nameLabel, nameDescription, string(sr), string(type_), sharable, readOnly, otherConfig, location, xenstoreData, smConfig, managed, virtualSize, physicalUtilisation, string(metadataOfPool), isASnapshot, snapshotTime, string(snapshotOf), cbtEnabled)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.pool_introduce", uuid, nameLabel, nameDescription, string(sr), string(type_), sharable, readOnly, otherConfig, location, xenstoreData, smConfig, managed, virtualSize, physicalUtilisation, string(metadataOfPool), isASnapshot, snapshotTime, string(snapshotOf), cbtEnabled))
 }
 
 // DBIntroduce: makes a database record alone, without asking the storage.
 func (x VDI) DBIntroduce(ctx context.Context, uuid string, nameLabel string, nameDescription string, sr xenapi.SRRef, type_ xenapi.VDIType, sharable bool, readOnly bool, otherConfig map[string]string, location string, xenstoreData map[string]string, smConfig map[string]string, managed bool, virtualSize int64, physicalUtilisation int64, metadataOfPool xenapi.PoolRef, isASnapshot bool, snapshotTime time.Time, snapshotOf xenapi.VDIRef, cbtEnabled bool) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.db_introduce", uuid, nameLabel, nameDescription, string(sr), string(type_), sharable, readOnly, otherConfig, location, xenstoreData, smConfig, managed, virtualSize, physicalUtilisation, string(metadataOfPool), isASnapshot, snapshotTime, string(snapshotOf), cbtEnabled)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.db_introduce", uuid, nameLabel, nameDescription, string(sr), string(type_), sharable, readOnly, otherConfig, location, xenstoreData, smConfig, managed, virtualSize, physicalUtilisation, string(metadataOfPool), isASnapshot, snapshotTime, string(snapshotOf), cbtEnabled))
 }
 
 // DBForget: removes a database record alone, without asking the storage.
 func (x VDI) DBForget(ctx context.Context, vdi xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.db_forget", string(vdi))
-	return err
+	return none(x.c.Call(ctx, "VDI.db_forget", string(vdi)))
 }
 
 // Update: asks the storage driver to refresh what it stores about the disk.
 func (x VDI) Update(ctx context.Context, vdi xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.update", string(vdi))
-	return err
+	return none(x.c.Call(ctx, "VDI.update", string(vdi)))
 }
 
 // Copy: copies the contents to another SR, or into a given disk, only differences from a base if given.
 func (x VDI) Copy(ctx context.Context, vdi xenapi.VDIRef, sr xenapi.SRRef, baseVDI xenapi.VDIRef, intoVDI xenapi.VDIRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.copy", string(vdi), string(sr), string(baseVDI), string(intoVDI))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.copy", string(vdi), string(sr), string(baseVDI), string(intoVDI)))
 }
 
 // ForceUnlock: breaks a storage lock left behind; no longer does anything.
 func (x VDI) ForceUnlock(ctx context.Context, vdi xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.force_unlock", string(vdi))
-	return err
+	return none(x.c.Call(ctx, "VDI.force_unlock", string(vdi)))
 }
 
 // SetManaged: shows the disk to clients or hides it.
 func (x VDI) SetManaged(ctx context.Context, self xenapi.VDIRef, value bool) error {
-	_, err := x.c.Call(ctx, "VDI.set_managed", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_managed", string(self), value))
 }
 
 // Forget: removes the record and leaves the data on the storage.
 func (x VDI) Forget(ctx context.Context, vdi xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.forget", string(vdi))
-	return err
+	return none(x.c.Call(ctx, "VDI.forget", string(vdi)))
 }
 
 // SetSharable: allows or forbids several writers.
 func (x VDI) SetSharable(ctx context.Context, self xenapi.VDIRef, value bool) error {
-	_, err := x.c.Call(ctx, "VDI.set_sharable", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_sharable", string(self), value))
 }
 
 // SetReadOnly: forbids or allows writing.
 func (x VDI) SetReadOnly(ctx context.Context, self xenapi.VDIRef, value bool) error {
-	_, err := x.c.Call(ctx, "VDI.set_read_only", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_read_only", string(self), value))
 }
 
 // SetMissing: marks whether the last scan found it.
 func (x VDI) SetMissing(ctx context.Context, self xenapi.VDIRef, value bool) error {
-	_, err := x.c.Call(ctx, "VDI.set_missing", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_missing", string(self), value))
 }
 
 // SetVirtualSize: corrects the recorded size, in bytes; resizes nothing.
 func (x VDI) SetVirtualSize(ctx context.Context, self xenapi.VDIRef, value int64) error {
-	_, err := x.c.Call(ctx, "VDI.set_virtual_size", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_virtual_size", string(self), value))
 }
 
 // SetPhysicalUtilisation: corrects the recorded use of storage, in bytes.
 func (x VDI) SetPhysicalUtilisation(ctx context.Context, self xenapi.VDIRef, value int64) error {
-	_, err := x.c.Call(ctx, "VDI.set_physical_utilisation", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_physical_utilisation", string(self), value))
 }
 
 // SetIsASnapshot: corrects whether it counts as a snapshot.
 func (x VDI) SetIsASnapshot(ctx context.Context, self xenapi.VDIRef, value bool) error {
-	_, err := x.c.Call(ctx, "VDI.set_is_a_snapshot", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_is_a_snapshot", string(self), value))
 }
 
 // SetSnapshotOf: corrects which disk it is a snapshot of.
 func (x VDI) SetSnapshotOf(ctx context.Context, self xenapi.VDIRef, value xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.set_snapshot_of", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VDI.set_snapshot_of", string(self), string(value)))
 }
 
 // SetSnapshotTime: corrects when the snapshot was taken.
 func (x VDI) SetSnapshotTime(ctx context.Context, self xenapi.VDIRef, value time.Time) error {
-	_, err := x.c.Call(ctx, "VDI.set_snapshot_time", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_snapshot_time", string(self), value))
 }
 
 // SetMetadataOfPool: records which pool's database it holds.
 func (x VDI) SetMetadataOfPool(ctx context.Context, self xenapi.VDIRef, value xenapi.PoolRef) error {
-	_, err := x.c.Call(ctx, "VDI.set_metadata_of_pool", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VDI.set_metadata_of_pool", string(self), string(value)))
 }
 
 // SetNameLabel: renames it, on the storage too.
 func (x VDI) SetNameLabel(ctx context.Context, self xenapi.VDIRef, value string) error {
-	_, err := x.c.Call(ctx, "VDI.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_name_label", string(self), value))
 }
 
 // SetNameDescription: changes the description, on the storage too.
 func (x VDI) SetNameDescription(ctx context.Context, self xenapi.VDIRef, value string) error {
-	_, err := x.c.Call(ctx, "VDI.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_name_description", string(self), value))
 }
 
 // GenerateConfig: returns what a host needs to attach the disk without the database, as text.
 func (x VDI) GenerateConfig(ctx context.Context, host xenapi.HostRef, vdi xenapi.VDIRef) (string, error) {
-	v, err := x.c.Call(ctx, "VDI.generate_config", string(host), string(vdi))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VDI.generate_config", string(host), string(vdi)))
 }
 
 // SetOnBoot: chooses whether writes survive a VM start; not while attached.
 func (x VDI) SetOnBoot(ctx context.Context, self xenapi.VDIRef, value xenapi.OnBoot) error {
-	_, err := x.c.Call(ctx, "VDI.set_on_boot", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VDI.set_on_boot", string(self), string(value)))
 }
 
 // SetAllowCaching: allows or forbids caching on local storage.
 func (x VDI) SetAllowCaching(ctx context.Context, self xenapi.VDIRef, value bool) error {
-	_, err := x.c.Call(ctx, "VDI.set_allow_caching", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_allow_caching", string(self), value))
 }
 
 // OpenDatabase: opens the pool database replicated into it and returns a session on that.
 func (x VDI) OpenDatabase(ctx context.Context, self xenapi.VDIRef) (xenapi.SessionRef, error) {
-	v, err := x.c.Call(ctx, "VDI.open_database", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SessionRef(v.(string)), nil
+	return text[xenapi.SessionRef](x.c.Call(ctx, "VDI.open_database", string(self)))
 }
 
 // Checksum: returns a checksum over the contents.
 func (x VDI) Checksum(ctx context.Context, self xenapi.VDIRef) (string, error) {
-	v, err := x.c.Call(ctx, "VDI.checksum", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VDI.checksum", string(self)))
 }
 
 // ReadDatabasePoolUUID: returns the uuid of the pool whose database it holds.
 func (x VDI) ReadDatabasePoolUUID(ctx context.Context, self xenapi.VDIRef) (string, error) {
-	v, err := x.c.Call(ctx, "VDI.read_database_pool_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VDI.read_database_pool_uuid", string(self)))
 }
 
 // PoolMigrate: moves it to another SR while its VM runs, and returns the new disk.
 func (x VDI) PoolMigrate(ctx context.Context, vdi xenapi.VDIRef, sr xenapi.SRRef, options map[string]string) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.pool_migrate", string(vdi), string(sr), options)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.pool_migrate", string(vdi), string(sr), options))
 }
 
 // EnableCBT: starts tracking changed blocks, so that backups can be incremental.
 func (x VDI) EnableCBT(ctx context.Context, self xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.enable_cbt", string(self))
-	return err
+	return none(x.c.Call(ctx, "VDI.enable_cbt", string(self)))
 }
 
 // DisableCBT: stops tracking changed blocks.
 func (x VDI) DisableCBT(ctx context.Context, self xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.disable_cbt", string(self))
-	return err
+	return none(x.c.Call(ctx, "VDI.disable_cbt", string(self)))
 }
 
 // SetCBTEnabled: corrects the recorded state of changed block tracking.
 func (x VDI) SetCBTEnabled(ctx context.Context, self xenapi.VDIRef, value bool) error {
-	_, err := x.c.Call(ctx, "VDI.set_cbt_enabled", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_cbt_enabled", string(self), value))
 }
 
 // DataDestroy: deletes a snapshot's data and keeps its record of changed blocks.
 func (x VDI) DataDestroy(ctx context.Context, self xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.data_destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VDI.data_destroy", string(self)))
 }
 
 // ListChangedBlocks: returns a base64 bitmap of the 64 KiB blocks that differ between two snapshots.
 func (x VDI) ListChangedBlocks(ctx context.Context, vdiFrom xenapi.VDIRef, vdiTo xenapi.VDIRef) (string, error) {
-	v, err := x.c.Call(ctx, "VDI.list_changed_blocks", string(vdiFrom), string(vdiTo))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VDI.list_changed_blocks", string(vdiFrom), string(vdiTo)))
 }
 
 // GetNBDInfo: lists the addresses from which its contents can be read over NBD.
 func (x VDI) GetNBDInfo(ctx context.Context, self xenapi.VDIRef) ([]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VDI.get_nbd_info", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]xenapi.Record), nil
+	return value[[]xenapi.Record](x.c.Call(ctx, "VDI.get_nbd_info", string(self)))
 }
 
 // Revert: takes the original disk back to the contents of this snapshot.
 func (x VDI) Revert(ctx context.Context, snapshot xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.revert", string(snapshot))
-	return err
+	return none(x.c.Call(ctx, "VDI.revert", string(snapshot)))
 }
 
 // GetRecord: calls VDI.get_record.
 func (x VDI) GetRecord(ctx context.Context, self xenapi.VDIRef) (*xenapi.VDI, error) {
-	v, err := x.c.Call(ctx, "VDI.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VDI), nil
+	return value[*xenapi.VDI](x.c.Call(ctx, "VDI.get_record", string(self)))
 }
 
 // GetByUUID: calls VDI.get_by_uuid.
 func (x VDI) GetByUUID(ctx context.Context, uuid string) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.get_by_uuid", uuid))
 }
 
 // Create: calls VDI.create.
 func (x VDI) Create(ctx context.Context, args *xenapi.VDI) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.create", args))
 }
 
 // Destroy: calls VDI.destroy.
 func (x VDI) Destroy(ctx context.Context, self xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VDI.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VDI.destroy", string(self)))
 }
 
 // GetByNameLabel: calls VDI.get_by_name_label.
 func (x VDI) GetByNameLabel(ctx context.Context, label string) ([]xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VDIRef](v.([]string)), nil
+	return set[xenapi.VDIRef](x.c.Call(ctx, "VDI.get_by_name_label", label))
 }
 
 // GetAll: calls VDI.get_all.
 func (x VDI) GetAll(ctx context.Context) ([]xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VDIRef](v.([]string)), nil
+	return set[xenapi.VDIRef](x.c.Call(ctx, "VDI.get_all"))
 }
 
 // GetAllWhere: calls VDI.get_all_where.
 func (x VDI) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VDIRef](v.([]string)), nil
+	return set[xenapi.VDIRef](x.c.Call(ctx, "VDI.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VDI.get_all_records_where.
 func (x VDI) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VDI.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VDI.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VDI.get_all_records.
 func (x VDI) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VDI.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VDI.get_all_records"))
 }
 
 // GetUUID: calls VDI.get_uuid.
 func (x VDI) GetUUID(ctx context.Context, self xenapi.VDIRef) (string, error) {
-	v, err := x.c.Call(ctx, "VDI.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VDI.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls VDI.get_name_label.
 func (x VDI) GetNameLabel(ctx context.Context, self xenapi.VDIRef) (string, error) {
-	v, err := x.c.Call(ctx, "VDI.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VDI.get_name_label", string(self)))
 }
 
 // GetNameDescription: calls VDI.get_name_description.
 func (x VDI) GetNameDescription(ctx context.Context, self xenapi.VDIRef) (string, error) {
-	v, err := x.c.Call(ctx, "VDI.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VDI.get_name_description", string(self)))
 }
 
 // GetAllowedOperations: calls VDI.get_allowed_operations.
 func (x VDI) GetAllowedOperations(ctx context.Context, self xenapi.VDIRef) ([]xenapi.VDIOperations, error) {
-	v, err := x.c.Call(ctx, "VDI.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VDIOperations](v.([]string)), nil
+	return set[xenapi.VDIOperations](x.c.Call(ctx, "VDI.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls VDI.get_current_operations.
 func (x VDI) GetCurrentOperations(ctx context.Context, self xenapi.VDIRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VDI.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VDI.get_current_operations", string(self)))
 }
 
 // GetSR: calls VDI.get_SR.
 func (x VDI) GetSR(ctx context.Context, self xenapi.VDIRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_SR", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "VDI.get_SR", string(self)))
 }
 
 // GetVBDs: calls VDI.get_VBDs.
 func (x VDI) GetVBDs(ctx context.Context, self xenapi.VDIRef) ([]xenapi.VBDRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_VBDs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VBDRef](v.([]string)), nil
+	return set[xenapi.VBDRef](x.c.Call(ctx, "VDI.get_VBDs", string(self)))
 }
 
 // GetCrashDumps: calls VDI.get_crash_dumps.
 func (x VDI) GetCrashDumps(ctx context.Context, self xenapi.VDIRef) ([]xenapi.CrashdumpRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_crash_dumps", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CrashdumpRef](v.([]string)), nil
+	return set[xenapi.CrashdumpRef](x.c.Call(ctx, "VDI.get_crash_dumps", string(self)))
 }
 
 // GetVirtualSize: calls VDI.get_virtual_size.
 func (x VDI) GetVirtualSize(ctx context.Context, self xenapi.VDIRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VDI.get_virtual_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VDI.get_virtual_size", string(self)))
 }
 
 // GetPhysicalUtilisation: calls VDI.get_physical_utilisation.
 func (x VDI) GetPhysicalUtilisation(ctx context.Context, self xenapi.VDIRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VDI.get_physical_utilisation", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VDI.get_physical_utilisation", string(self)))
 }
 
 // GetType: calls VDI.get_type.
 func (x VDI) GetType(ctx context.Context, self xenapi.VDIRef) (xenapi.VDIType, error) {
-	v, err := x.c.Call(ctx, "VDI.get_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIType(v.(string)), nil
+	return text[xenapi.VDIType](x.c.Call(ctx, "VDI.get_type", string(self)))
 }
 
 // GetSharable: calls VDI.get_sharable.
 func (x VDI) GetSharable(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_sharable", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_sharable", string(self)))
 }
 
 // GetReadOnly: calls VDI.get_read_only.
 func (x VDI) GetReadOnly(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_read_only", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_read_only", string(self)))
 }
 
 // GetOtherConfig: calls VDI.get_other_config.
 func (x VDI) GetOtherConfig(ctx context.Context, self xenapi.VDIRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VDI.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VDI.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls VDI.set_other_config.
 func (x VDI) SetOtherConfig(ctx context.Context, self xenapi.VDIRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VDI.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls VDI.add_to_other_config.
 func (x VDI) AddToOtherConfig(ctx context.Context, self xenapi.VDIRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VDI.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VDI.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls VDI.remove_from_other_config.
 func (x VDI) RemoveFromOtherConfig(ctx context.Context, self xenapi.VDIRef, key string) error {
-	_, err := x.c.Call(ctx, "VDI.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VDI.remove_from_other_config", string(self), key))
 }
 
 // GetStorageLock: calls VDI.get_storage_lock.
 func (x VDI) GetStorageLock(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_storage_lock", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_storage_lock", string(self)))
 }
 
 // GetLocation: calls VDI.get_location.
 func (x VDI) GetLocation(ctx context.Context, self xenapi.VDIRef) (string, error) {
-	v, err := x.c.Call(ctx, "VDI.get_location", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VDI.get_location", string(self)))
 }
 
 // GetManaged: calls VDI.get_managed.
 func (x VDI) GetManaged(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_managed", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_managed", string(self)))
 }
 
 // GetMissing: calls VDI.get_missing.
 func (x VDI) GetMissing(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_missing", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_missing", string(self)))
 }
 
 // GetParent: calls VDI.get_parent.
 func (x VDI) GetParent(ctx context.Context, self xenapi.VDIRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_parent", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.get_parent", string(self)))
 }
 
 // GetXenstoreData: calls VDI.get_xenstore_data.
 func (x VDI) GetXenstoreData(ctx context.Context, self xenapi.VDIRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VDI.get_xenstore_data", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VDI.get_xenstore_data", string(self)))
 }
 
 // SetXenstoreData: calls VDI.set_xenstore_data.
 func (x VDI) SetXenstoreData(ctx context.Context, self xenapi.VDIRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VDI.set_xenstore_data", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_xenstore_data", string(self), value))
 }
 
 // AddToXenstoreData: calls VDI.add_to_xenstore_data.
 func (x VDI) AddToXenstoreData(ctx context.Context, self xenapi.VDIRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VDI.add_to_xenstore_data", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VDI.add_to_xenstore_data", string(self), key, value))
 }
 
 // RemoveFromXenstoreData: calls VDI.remove_from_xenstore_data.
 func (x VDI) RemoveFromXenstoreData(ctx context.Context, self xenapi.VDIRef, key string) error {
-	_, err := x.c.Call(ctx, "VDI.remove_from_xenstore_data", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VDI.remove_from_xenstore_data", string(self), key))
 }
 
 // GetSMConfig: calls VDI.get_sm_config.
 func (x VDI) GetSMConfig(ctx context.Context, self xenapi.VDIRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VDI.get_sm_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VDI.get_sm_config", string(self)))
 }
 
 // SetSMConfig: calls VDI.set_sm_config.
 func (x VDI) SetSMConfig(ctx context.Context, self xenapi.VDIRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VDI.set_sm_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_sm_config", string(self), value))
 }
 
 // AddToSMConfig: calls VDI.add_to_sm_config.
 func (x VDI) AddToSMConfig(ctx context.Context, self xenapi.VDIRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VDI.add_to_sm_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VDI.add_to_sm_config", string(self), key, value))
 }
 
 // RemoveFromSMConfig: calls VDI.remove_from_sm_config.
 func (x VDI) RemoveFromSMConfig(ctx context.Context, self xenapi.VDIRef, key string) error {
-	_, err := x.c.Call(ctx, "VDI.remove_from_sm_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VDI.remove_from_sm_config", string(self), key))
 }
 
 // GetIsASnapshot: calls VDI.get_is_a_snapshot.
 func (x VDI) GetIsASnapshot(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_is_a_snapshot", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_is_a_snapshot", string(self)))
 }
 
 // GetSnapshotOf: calls VDI.get_snapshot_of.
 func (x VDI) GetSnapshotOf(ctx context.Context, self xenapi.VDIRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_snapshot_of", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VDI.get_snapshot_of", string(self)))
 }
 
 // GetSnapshots: calls VDI.get_snapshots.
 func (x VDI) GetSnapshots(ctx context.Context, self xenapi.VDIRef) ([]xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_snapshots", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VDIRef](v.([]string)), nil
+	return set[xenapi.VDIRef](x.c.Call(ctx, "VDI.get_snapshots", string(self)))
 }
 
 // GetSnapshotTime: calls VDI.get_snapshot_time.
 func (x VDI) GetSnapshotTime(ctx context.Context, self xenapi.VDIRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "VDI.get_snapshot_time", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "VDI.get_snapshot_time", string(self)))
 }
 
 // GetTags: calls VDI.get_tags.
 func (x VDI) GetTags(ctx context.Context, self xenapi.VDIRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VDI.get_tags", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VDI.get_tags", string(self)))
 }
 
 // SetTags: calls VDI.set_tags.
 func (x VDI) SetTags(ctx context.Context, self xenapi.VDIRef, value []string) error {
-	_, err := x.c.Call(ctx, "VDI.set_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.set_tags", string(self), value))
 }
 
 // AddTags: calls VDI.add_tags.
 func (x VDI) AddTags(ctx context.Context, self xenapi.VDIRef, value string) error {
-	_, err := x.c.Call(ctx, "VDI.add_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.add_tags", string(self), value))
 }
 
 // RemoveTags: calls VDI.remove_tags.
 func (x VDI) RemoveTags(ctx context.Context, self xenapi.VDIRef, value string) error {
-	_, err := x.c.Call(ctx, "VDI.remove_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VDI.remove_tags", string(self), value))
 }
 
 // GetAllowCaching: calls VDI.get_allow_caching.
 func (x VDI) GetAllowCaching(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_allow_caching", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_allow_caching", string(self)))
 }
 
 // GetOnBoot: calls VDI.get_on_boot.
 func (x VDI) GetOnBoot(ctx context.Context, self xenapi.VDIRef) (xenapi.OnBoot, error) {
-	v, err := x.c.Call(ctx, "VDI.get_on_boot", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.OnBoot(v.(string)), nil
+	return text[xenapi.OnBoot](x.c.Call(ctx, "VDI.get_on_boot", string(self)))
 }
 
 // GetMetadataOfPool: calls VDI.get_metadata_of_pool.
 func (x VDI) GetMetadataOfPool(ctx context.Context, self xenapi.VDIRef) (xenapi.PoolRef, error) {
-	v, err := x.c.Call(ctx, "VDI.get_metadata_of_pool", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PoolRef(v.(string)), nil
+	return text[xenapi.PoolRef](x.c.Call(ctx, "VDI.get_metadata_of_pool", string(self)))
 }
 
 // GetMetadataLatest: calls VDI.get_metadata_latest.
 func (x VDI) GetMetadataLatest(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_metadata_latest", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_metadata_latest", string(self)))
 }
 
 // GetIsToolsISO: calls VDI.get_is_tools_iso.
 func (x VDI) GetIsToolsISO(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_is_tools_iso", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_is_tools_iso", string(self)))
 }
 
 // GetCBTEnabled: calls VDI.get_cbt_enabled.
 func (x VDI) GetCBTEnabled(ctx context.Context, self xenapi.VDIRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VDI.get_cbt_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VDI.get_cbt_enabled", string(self)))
 }

@@ -10,207 +10,125 @@ type VGPU struct{ c *Client }
 
 // Create: gives a halted VM a virtual GPU, and returns it.
 func (x VGPU) Create(ctx context.Context, vm xenapi.VMRef, gpuGroup xenapi.GPUGroupRef, device string, otherConfig map[string]string, type_ xenapi.VGPUTypeRef) (xenapi.VGPURef, error) {
-	v, err := x.c.Call(ctx, "VGPU.create", string(vm), string(gpuGroup), device, otherConfig, string(type_))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VGPURef(v.(string)), nil
+	return text[xenapi.VGPURef](x.c.Call(ctx, "VGPU.create", string(vm), string(gpuGroup), device, otherConfig, string(type_)))
 }
 
 // Destroy: takes the virtual GPU away; the VM must be halted.
 func (x VGPU) Destroy(ctx context.Context, self xenapi.VGPURef) error {
-	_, err := x.c.Call(ctx, "VGPU.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VGPU.destroy", string(self)))
 }
 
 // AtomicSetResidentOn: records the physical GPU that it runs on and clears the reservation, in one step.
 func (x VGPU) AtomicSetResidentOn(ctx context.Context, self xenapi.VGPURef, value xenapi.PGPURef) error {
-	_, err := x.c.Call(ctx, "VGPU.atomic_set_resident_on", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VGPU.atomic_set_resident_on", string(self), string(value)))
 }
 
 // GetRecord: calls VGPU.get_record.
 func (x VGPU) GetRecord(ctx context.Context, self xenapi.VGPURef) (*xenapi.VGPU, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VGPU), nil
+	return value[*xenapi.VGPU](x.c.Call(ctx, "VGPU.get_record", string(self)))
 }
 
 // GetByUUID: calls VGPU.get_by_uuid.
 func (x VGPU) GetByUUID(ctx context.Context, uuid string) (xenapi.VGPURef, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VGPURef(v.(string)), nil
+	return text[xenapi.VGPURef](x.c.Call(ctx, "VGPU.get_by_uuid", uuid))
 }
 
 // GetAll: calls VGPU.get_all.
 func (x VGPU) GetAll(ctx context.Context) ([]xenapi.VGPURef, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPURef](v.([]string)), nil
+	return set[xenapi.VGPURef](x.c.Call(ctx, "VGPU.get_all"))
 }
 
 // GetAllWhere: calls VGPU.get_all_where.
 func (x VGPU) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VGPURef, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPURef](v.([]string)), nil
+	return set[xenapi.VGPURef](x.c.Call(ctx, "VGPU.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VGPU.get_all_records_where.
 func (x VGPU) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VGPU.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VGPU.get_all_records.
 func (x VGPU) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VGPU.get_all_records"))
 }
 
 // GetUUID: calls VGPU.get_uuid.
 func (x VGPU) GetUUID(ctx context.Context, self xenapi.VGPURef) (string, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VGPU.get_uuid", string(self)))
 }
 
 // GetVM: calls VGPU.get_VM.
 func (x VGPU) GetVM(ctx context.Context, self xenapi.VGPURef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_VM", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VGPU.get_VM", string(self)))
 }
 
 // GetGPUGroup: calls VGPU.get_GPU_group.
 func (x VGPU) GetGPUGroup(ctx context.Context, self xenapi.VGPURef) (xenapi.GPUGroupRef, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_GPU_group", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.GPUGroupRef(v.(string)), nil
+	return text[xenapi.GPUGroupRef](x.c.Call(ctx, "VGPU.get_GPU_group", string(self)))
 }
 
 // GetDevice: calls VGPU.get_device.
 func (x VGPU) GetDevice(ctx context.Context, self xenapi.VGPURef) (string, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_device", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VGPU.get_device", string(self)))
 }
 
 // GetCurrentlyAttached: calls VGPU.get_currently_attached.
 func (x VGPU) GetCurrentlyAttached(ctx context.Context, self xenapi.VGPURef) (bool, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_currently_attached", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VGPU.get_currently_attached", string(self)))
 }
 
 // GetOtherConfig: calls VGPU.get_other_config.
 func (x VGPU) GetOtherConfig(ctx context.Context, self xenapi.VGPURef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VGPU.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls VGPU.set_other_config.
 func (x VGPU) SetOtherConfig(ctx context.Context, self xenapi.VGPURef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VGPU.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VGPU.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls VGPU.add_to_other_config.
 func (x VGPU) AddToOtherConfig(ctx context.Context, self xenapi.VGPURef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VGPU.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VGPU.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls VGPU.remove_from_other_config.
 func (x VGPU) RemoveFromOtherConfig(ctx context.Context, self xenapi.VGPURef, key string) error {
-	_, err := x.c.Call(ctx, "VGPU.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VGPU.remove_from_other_config", string(self), key))
 }
 
 // GetType: calls VGPU.get_type.
 func (x VGPU) GetType(ctx context.Context, self xenapi.VGPURef) (xenapi.VGPUTypeRef, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VGPUTypeRef(v.(string)), nil
+	return text[xenapi.VGPUTypeRef](x.c.Call(ctx, "VGPU.get_type", string(self)))
 }
 
 // GetResidentOn: calls VGPU.get_resident_on.
 func (x VGPU) GetResidentOn(ctx context.Context, self xenapi.VGPURef) (xenapi.PGPURef, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_resident_on", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PGPURef(v.(string)), nil
+	return text[xenapi.PGPURef](x.c.Call(ctx, "VGPU.get_resident_on", string(self)))
 }
 
 // GetScheduledToBeResidentOn: calls VGPU.get_scheduled_to_be_resident_on.
 func (x VGPU) GetScheduledToBeResidentOn(ctx context.Context, self xenapi.VGPURef) (xenapi.PGPURef, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_scheduled_to_be_resident_on", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PGPURef(v.(string)), nil
+	return text[xenapi.PGPURef](x.c.Call(ctx, "VGPU.get_scheduled_to_be_resident_on", string(self)))
 }
 
 // GetCompatibilityMetadata: calls VGPU.get_compatibility_metadata.
 func (x VGPU) GetCompatibilityMetadata(ctx context.Context, self xenapi.VGPURef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_compatibility_metadata", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VGPU.get_compatibility_metadata", string(self)))
 }
 
 // GetExtraArgs: calls VGPU.get_extra_args.
 func (x VGPU) GetExtraArgs(ctx context.Context, self xenapi.VGPURef) (string, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_extra_args", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VGPU.get_extra_args", string(self)))
 }
 
 // SetExtraArgs: calls VGPU.set_extra_args.
 func (x VGPU) SetExtraArgs(ctx context.Context, self xenapi.VGPURef, value string) error {
-	_, err := x.c.Call(ctx, "VGPU.set_extra_args", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VGPU.set_extra_args", string(self), value))
 }
 
 // GetPCI: calls VGPU.get_PCI.
 func (x VGPU) GetPCI(ctx context.Context, self xenapi.VGPURef) (xenapi.PCIRef, error) {
-	v, err := x.c.Call(ctx, "VGPU.get_PCI", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PCIRef(v.(string)), nil
+	return text[xenapi.PCIRef](x.c.Call(ctx, "VGPU.get_PCI", string(self)))
 }

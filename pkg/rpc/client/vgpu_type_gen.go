@@ -10,198 +10,110 @@ type VGPUType struct{ c *Client }
 
 // GetRecord: calls VGPU_type.get_record.
 func (x VGPUType) GetRecord(ctx context.Context, self xenapi.VGPUTypeRef) (*xenapi.VGPUType, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VGPUType), nil
+	return value[*xenapi.VGPUType](x.c.Call(ctx, "VGPU_type.get_record", string(self)))
 }
 
 // GetByUUID: calls VGPU_type.get_by_uuid.
 func (x VGPUType) GetByUUID(ctx context.Context, uuid string) (xenapi.VGPUTypeRef, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VGPUTypeRef(v.(string)), nil
+	return text[xenapi.VGPUTypeRef](x.c.Call(ctx, "VGPU_type.get_by_uuid", uuid))
 }
 
 // GetAll: calls VGPU_type.get_all.
 func (x VGPUType) GetAll(ctx context.Context) ([]xenapi.VGPUTypeRef, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPUTypeRef](v.([]string)), nil
+	return set[xenapi.VGPUTypeRef](x.c.Call(ctx, "VGPU_type.get_all"))
 }
 
 // GetAllWhere: calls VGPU_type.get_all_where.
 func (x VGPUType) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VGPUTypeRef, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPUTypeRef](v.([]string)), nil
+	return set[xenapi.VGPUTypeRef](x.c.Call(ctx, "VGPU_type.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VGPU_type.get_all_records_where.
 func (x VGPUType) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VGPU_type.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VGPU_type.get_all_records.
 func (x VGPUType) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VGPU_type.get_all_records"))
 }
 
 // GetUUID: calls VGPU_type.get_uuid.
 func (x VGPUType) GetUUID(ctx context.Context, self xenapi.VGPUTypeRef) (string, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VGPU_type.get_uuid", string(self)))
 }
 
 // GetVendorName: calls VGPU_type.get_vendor_name.
 func (x VGPUType) GetVendorName(ctx context.Context, self xenapi.VGPUTypeRef) (string, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_vendor_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VGPU_type.get_vendor_name", string(self)))
 }
 
 // GetModelName: calls VGPU_type.get_model_name.
 func (x VGPUType) GetModelName(ctx context.Context, self xenapi.VGPUTypeRef) (string, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_model_name", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VGPU_type.get_model_name", string(self)))
 }
 
 // GetFramebufferSize: calls VGPU_type.get_framebuffer_size.
 func (x VGPUType) GetFramebufferSize(ctx context.Context, self xenapi.VGPUTypeRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_framebuffer_size", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VGPU_type.get_framebuffer_size", string(self)))
 }
 
 // GetMaxHeads: calls VGPU_type.get_max_heads.
 func (x VGPUType) GetMaxHeads(ctx context.Context, self xenapi.VGPUTypeRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_max_heads", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VGPU_type.get_max_heads", string(self)))
 }
 
 // GetMaxResolutionX: calls VGPU_type.get_max_resolution_x.
 func (x VGPUType) GetMaxResolutionX(ctx context.Context, self xenapi.VGPUTypeRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_max_resolution_x", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VGPU_type.get_max_resolution_x", string(self)))
 }
 
 // GetMaxResolutionY: calls VGPU_type.get_max_resolution_y.
 func (x VGPUType) GetMaxResolutionY(ctx context.Context, self xenapi.VGPUTypeRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_max_resolution_y", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VGPU_type.get_max_resolution_y", string(self)))
 }
 
 // GetSupportedOnPGPUs: calls VGPU_type.get_supported_on_PGPUs.
 func (x VGPUType) GetSupportedOnPGPUs(ctx context.Context, self xenapi.VGPUTypeRef) ([]xenapi.PGPURef, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_supported_on_PGPUs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PGPURef](v.([]string)), nil
+	return set[xenapi.PGPURef](x.c.Call(ctx, "VGPU_type.get_supported_on_PGPUs", string(self)))
 }
 
 // GetEnabledOnPGPUs: calls VGPU_type.get_enabled_on_PGPUs.
 func (x VGPUType) GetEnabledOnPGPUs(ctx context.Context, self xenapi.VGPUTypeRef) ([]xenapi.PGPURef, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_enabled_on_PGPUs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PGPURef](v.([]string)), nil
+	return set[xenapi.PGPURef](x.c.Call(ctx, "VGPU_type.get_enabled_on_PGPUs", string(self)))
 }
 
 // GetVGPUs: calls VGPU_type.get_VGPUs.
 func (x VGPUType) GetVGPUs(ctx context.Context, self xenapi.VGPUTypeRef) ([]xenapi.VGPURef, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_VGPUs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPURef](v.([]string)), nil
+	return set[xenapi.VGPURef](x.c.Call(ctx, "VGPU_type.get_VGPUs", string(self)))
 }
 
 // GetSupportedOnGPUGroups: calls VGPU_type.get_supported_on_GPU_groups.
 func (x VGPUType) GetSupportedOnGPUGroups(ctx context.Context, self xenapi.VGPUTypeRef) ([]xenapi.GPUGroupRef, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_supported_on_GPU_groups", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.GPUGroupRef](v.([]string)), nil
+	return set[xenapi.GPUGroupRef](x.c.Call(ctx, "VGPU_type.get_supported_on_GPU_groups", string(self)))
 }
 
 // GetEnabledOnGPUGroups: calls VGPU_type.get_enabled_on_GPU_groups.
 func (x VGPUType) GetEnabledOnGPUGroups(ctx context.Context, self xenapi.VGPUTypeRef) ([]xenapi.GPUGroupRef, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_enabled_on_GPU_groups", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.GPUGroupRef](v.([]string)), nil
+	return set[xenapi.GPUGroupRef](x.c.Call(ctx, "VGPU_type.get_enabled_on_GPU_groups", string(self)))
 }
 
 // GetImplementation: calls VGPU_type.get_implementation.
 func (x VGPUType) GetImplementation(ctx context.Context, self xenapi.VGPUTypeRef) (xenapi.VGPUTypeImplementation, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_implementation", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VGPUTypeImplementation(v.(string)), nil
+	return text[xenapi.VGPUTypeImplementation](x.c.Call(ctx, "VGPU_type.get_implementation", string(self)))
 }
 
 // GetIdentifier: calls VGPU_type.get_identifier.
 func (x VGPUType) GetIdentifier(ctx context.Context, self xenapi.VGPUTypeRef) (string, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_identifier", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VGPU_type.get_identifier", string(self)))
 }
 
 // GetExperimental: calls VGPU_type.get_experimental.
 func (x VGPUType) GetExperimental(ctx context.Context, self xenapi.VGPUTypeRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_experimental", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VGPU_type.get_experimental", string(self)))
 }
 
 // GetCompatibleTypesInVM: calls VGPU_type.get_compatible_types_in_vm.
 func (x VGPUType) GetCompatibleTypesInVM(ctx context.Context, self xenapi.VGPUTypeRef) ([]xenapi.VGPUTypeRef, error) {
-	v, err := x.c.Call(ctx, "VGPU_type.get_compatible_types_in_vm", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPUTypeRef](v.([]string)), nil
+	return set[xenapi.VGPUTypeRef](x.c.Call(ctx, "VGPU_type.get_compatible_types_in_vm", string(self)))
 }

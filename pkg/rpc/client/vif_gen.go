@@ -10,450 +10,290 @@ type VIF struct{ c *Client }
 
 // Plug: attaches the interface to the running VM.
 func (x VIF) Plug(ctx context.Context, self xenapi.VIFRef) error {
-	_, err := x.c.Call(ctx, "VIF.plug", string(self))
-	return err
+	return none(x.c.Call(ctx, "VIF.plug", string(self)))
 }
 
 // Unplug: detaches the interface from the running VM.
 func (x VIF) Unplug(ctx context.Context, self xenapi.VIFRef) error {
-	_, err := x.c.Call(ctx, "VIF.unplug", string(self))
-	return err
+	return none(x.c.Call(ctx, "VIF.unplug", string(self)))
 }
 
 // UnplugForce: detaches the interface without waiting for the guest.
 func (x VIF) UnplugForce(ctx context.Context, self xenapi.VIFRef) error {
-	_, err := x.c.Call(ctx, "VIF.unplug_force", string(self))
-	return err
+	return none(x.c.Call(ctx, "VIF.unplug_force", string(self)))
 }
 
 // Move: moves the interface to another network, live if the VM runs.
 func (x VIF) Move(ctx context.Context, self xenapi.VIFRef, network xenapi.NetworkRef) error {
-	_, err := x.c.Call(ctx, "VIF.move", string(self), string(network))
-	return err
+	return none(x.c.Call(ctx, "VIF.move", string(self), string(network)))
 }
 
 // SetLockingMode: sets how traffic is filtered; takes effect at once.
 func (x VIF) SetLockingMode(ctx context.Context, self xenapi.VIFRef, value xenapi.VIFLockingMode) error {
-	_, err := x.c.Call(ctx, "VIF.set_locking_mode", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VIF.set_locking_mode", string(self), string(value)))
 }
 
 // SetIPv4Allowed: replaces the IPv4 addresses that a locked interface may use.
 func (x VIF) SetIPv4Allowed(ctx context.Context, self xenapi.VIFRef, value []string) error {
-	_, err := x.c.Call(ctx, "VIF.set_ipv4_allowed", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.set_ipv4_allowed", string(self), value))
 }
 
 // AddIPv4Allowed: allows one more IPv4 address.
 func (x VIF) AddIPv4Allowed(ctx context.Context, self xenapi.VIFRef, value string) error {
-	_, err := x.c.Call(ctx, "VIF.add_ipv4_allowed", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.add_ipv4_allowed", string(self), value))
 }
 
 // RemoveIPv4Allowed: no longer allows the IPv4 address.
 func (x VIF) RemoveIPv4Allowed(ctx context.Context, self xenapi.VIFRef, value string) error {
-	_, err := x.c.Call(ctx, "VIF.remove_ipv4_allowed", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.remove_ipv4_allowed", string(self), value))
 }
 
 // SetIPv6Allowed: replaces the IPv6 addresses that a locked interface may use.
 func (x VIF) SetIPv6Allowed(ctx context.Context, self xenapi.VIFRef, value []string) error {
-	_, err := x.c.Call(ctx, "VIF.set_ipv6_allowed", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.set_ipv6_allowed", string(self), value))
 }
 
 // AddIPv6Allowed: allows one more IPv6 address.
 func (x VIF) AddIPv6Allowed(ctx context.Context, self xenapi.VIFRef, value string) error {
-	_, err := x.c.Call(ctx, "VIF.add_ipv6_allowed", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.add_ipv6_allowed", string(self), value))
 }
 
 // RemoveIPv6Allowed: no longer allows the IPv6 address.
 func (x VIF) RemoveIPv6Allowed(ctx context.Context, self xenapi.VIFRef, value string) error {
-	_, err := x.c.Call(ctx, "VIF.remove_ipv6_allowed", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.remove_ipv6_allowed", string(self), value))
 }
 
 // ConfigureIPv4: tells the guest's tools an IPv4 address and gateway, or nothing.
 func (x VIF) ConfigureIPv4(ctx context.Context, self xenapi.VIFRef, mode xenapi.VIFIPv4ConfigurationMode, address string, gateway string) error {
-	_, err := x.c.Call(ctx, "VIF.configure_ipv4", string(self), string(mode), address, gateway)
-	return err
+	return none(x.c.Call(ctx, "VIF.configure_ipv4", string(self), string(mode), address, gateway))
 }
 
 // ConfigureIPv6: tells the guest's tools an IPv6 address and gateway, or nothing.
 func (x VIF) ConfigureIPv6(ctx context.Context, self xenapi.VIFRef, mode xenapi.VIFIPv6ConfigurationMode, address string, gateway string) error {
-	_, err := x.c.Call(ctx, "VIF.configure_ipv6", string(self), string(mode), address, gateway)
-	return err
+	return none(x.c.Call(ctx, "VIF.configure_ipv6", string(self), string(mode), address, gateway))
 }
 
 // AddTrunks: lets one more VLAN tag pass.
 func (x VIF) AddTrunks(ctx context.Context, self xenapi.VIFRef, value int64) error {
-	_, err := x.c.Call(ctx, "VIF.add_trunks", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.add_trunks", string(self), value))
 }
 
 // RemoveTrunks: no longer lets the VLAN tag pass.
 func (x VIF) RemoveTrunks(ctx context.Context, self xenapi.VIFRef, value int64) error {
-	_, err := x.c.Call(ctx, "VIF.remove_trunks", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.remove_trunks", string(self), value))
 }
 
 // SetTrunks: replaces the VLAN tags that may pass.
 func (x VIF) SetTrunks(ctx context.Context, self xenapi.VIFRef, value []int64) error {
-	_, err := x.c.Call(ctx, "VIF.set_trunks", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.set_trunks", string(self), value))
 }
 
 // GetRecord: calls VIF.get_record.
 func (x VIF) GetRecord(ctx context.Context, self xenapi.VIFRef) (*xenapi.VIF, error) {
-	v, err := x.c.Call(ctx, "VIF.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VIF), nil
+	return value[*xenapi.VIF](x.c.Call(ctx, "VIF.get_record", string(self)))
 }
 
 // GetByUUID: calls VIF.get_by_uuid.
 func (x VIF) GetByUUID(ctx context.Context, uuid string) (xenapi.VIFRef, error) {
-	v, err := x.c.Call(ctx, "VIF.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VIFRef(v.(string)), nil
+	return text[xenapi.VIFRef](x.c.Call(ctx, "VIF.get_by_uuid", uuid))
 }
 
 // Create: calls VIF.create.
 func (x VIF) Create(ctx context.Context, args *xenapi.VIF) (xenapi.VIFRef, error) {
-	v, err := x.c.Call(ctx, "VIF.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VIFRef(v.(string)), nil
+	return text[xenapi.VIFRef](x.c.Call(ctx, "VIF.create", args))
 }
 
 // Destroy: calls VIF.destroy.
 func (x VIF) Destroy(ctx context.Context, self xenapi.VIFRef) error {
-	_, err := x.c.Call(ctx, "VIF.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VIF.destroy", string(self)))
 }
 
 // GetAll: calls VIF.get_all.
 func (x VIF) GetAll(ctx context.Context) ([]xenapi.VIFRef, error) {
-	v, err := x.c.Call(ctx, "VIF.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VIFRef](v.([]string)), nil
+	return set[xenapi.VIFRef](x.c.Call(ctx, "VIF.get_all"))
 }
 
 // GetAllWhere: calls VIF.get_all_where.
 func (x VIF) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VIFRef, error) {
-	v, err := x.c.Call(ctx, "VIF.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VIFRef](v.([]string)), nil
+	return set[xenapi.VIFRef](x.c.Call(ctx, "VIF.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VIF.get_all_records_where.
 func (x VIF) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VIF.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VIF.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VIF.get_all_records.
 func (x VIF) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VIF.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VIF.get_all_records"))
 }
 
 // GetUUID: calls VIF.get_uuid.
 func (x VIF) GetUUID(ctx context.Context, self xenapi.VIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VIF.get_uuid", string(self)))
 }
 
 // GetAllowedOperations: calls VIF.get_allowed_operations.
 func (x VIF) GetAllowedOperations(ctx context.Context, self xenapi.VIFRef) ([]xenapi.VIFOperations, error) {
-	v, err := x.c.Call(ctx, "VIF.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VIFOperations](v.([]string)), nil
+	return set[xenapi.VIFOperations](x.c.Call(ctx, "VIF.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls VIF.get_current_operations.
 func (x VIF) GetCurrentOperations(ctx context.Context, self xenapi.VIFRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VIF.get_current_operations", string(self)))
 }
 
 // GetDevice: calls VIF.get_device.
 func (x VIF) GetDevice(ctx context.Context, self xenapi.VIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_device", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VIF.get_device", string(self)))
 }
 
 // GetNetwork: calls VIF.get_network.
 func (x VIF) GetNetwork(ctx context.Context, self xenapi.VIFRef) (xenapi.NetworkRef, error) {
-	v, err := x.c.Call(ctx, "VIF.get_network", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.NetworkRef(v.(string)), nil
+	return text[xenapi.NetworkRef](x.c.Call(ctx, "VIF.get_network", string(self)))
 }
 
 // GetVM: calls VIF.get_VM.
 func (x VIF) GetVM(ctx context.Context, self xenapi.VIFRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VIF.get_VM", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VIF.get_VM", string(self)))
 }
 
 // GetMAC: calls VIF.get_MAC.
 func (x VIF) GetMAC(ctx context.Context, self xenapi.VIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_MAC", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VIF.get_MAC", string(self)))
 }
 
 // GetMTU: calls VIF.get_MTU.
 func (x VIF) GetMTU(ctx context.Context, self xenapi.VIFRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VIF.get_MTU", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VIF.get_MTU", string(self)))
 }
 
 // GetOtherConfig: calls VIF.get_other_config.
 func (x VIF) GetOtherConfig(ctx context.Context, self xenapi.VIFRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VIF.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls VIF.set_other_config.
 func (x VIF) SetOtherConfig(ctx context.Context, self xenapi.VIFRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VIF.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls VIF.add_to_other_config.
 func (x VIF) AddToOtherConfig(ctx context.Context, self xenapi.VIFRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VIF.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VIF.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls VIF.remove_from_other_config.
 func (x VIF) RemoveFromOtherConfig(ctx context.Context, self xenapi.VIFRef, key string) error {
-	_, err := x.c.Call(ctx, "VIF.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VIF.remove_from_other_config", string(self), key))
 }
 
 // GetCurrentlyAttached: calls VIF.get_currently_attached.
 func (x VIF) GetCurrentlyAttached(ctx context.Context, self xenapi.VIFRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VIF.get_currently_attached", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VIF.get_currently_attached", string(self)))
 }
 
 // GetStatusCode: calls VIF.get_status_code.
 func (x VIF) GetStatusCode(ctx context.Context, self xenapi.VIFRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VIF.get_status_code", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VIF.get_status_code", string(self)))
 }
 
 // GetStatusDetail: calls VIF.get_status_detail.
 func (x VIF) GetStatusDetail(ctx context.Context, self xenapi.VIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_status_detail", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VIF.get_status_detail", string(self)))
 }
 
 // GetRuntimeProperties: calls VIF.get_runtime_properties.
 func (x VIF) GetRuntimeProperties(ctx context.Context, self xenapi.VIFRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_runtime_properties", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VIF.get_runtime_properties", string(self)))
 }
 
 // GetQOSAlgorithmType: calls VIF.get_qos_algorithm_type.
 func (x VIF) GetQOSAlgorithmType(ctx context.Context, self xenapi.VIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_qos_algorithm_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VIF.get_qos_algorithm_type", string(self)))
 }
 
 // SetQOSAlgorithmType: calls VIF.set_qos_algorithm_type.
 func (x VIF) SetQOSAlgorithmType(ctx context.Context, self xenapi.VIFRef, value string) error {
-	_, err := x.c.Call(ctx, "VIF.set_qos_algorithm_type", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.set_qos_algorithm_type", string(self), value))
 }
 
 // GetQOSAlgorithmParams: calls VIF.get_qos_algorithm_params.
 func (x VIF) GetQOSAlgorithmParams(ctx context.Context, self xenapi.VIFRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_qos_algorithm_params", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VIF.get_qos_algorithm_params", string(self)))
 }
 
 // SetQOSAlgorithmParams: calls VIF.set_qos_algorithm_params.
 func (x VIF) SetQOSAlgorithmParams(ctx context.Context, self xenapi.VIFRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VIF.set_qos_algorithm_params", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF.set_qos_algorithm_params", string(self), value))
 }
 
 // AddToQOSAlgorithmParams: calls VIF.add_to_qos_algorithm_params.
 func (x VIF) AddToQOSAlgorithmParams(ctx context.Context, self xenapi.VIFRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VIF.add_to_qos_algorithm_params", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VIF.add_to_qos_algorithm_params", string(self), key, value))
 }
 
 // RemoveFromQOSAlgorithmParams: calls VIF.remove_from_qos_algorithm_params.
 func (x VIF) RemoveFromQOSAlgorithmParams(ctx context.Context, self xenapi.VIFRef, key string) error {
-	_, err := x.c.Call(ctx, "VIF.remove_from_qos_algorithm_params", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VIF.remove_from_qos_algorithm_params", string(self), key))
 }
 
 // GetQOSSupportedAlgorithms: calls VIF.get_qos_supported_algorithms.
 func (x VIF) GetQOSSupportedAlgorithms(ctx context.Context, self xenapi.VIFRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_qos_supported_algorithms", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VIF.get_qos_supported_algorithms", string(self)))
 }
 
 // GetMACAutogenerated: calls VIF.get_MAC_autogenerated.
 func (x VIF) GetMACAutogenerated(ctx context.Context, self xenapi.VIFRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VIF.get_MAC_autogenerated", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VIF.get_MAC_autogenerated", string(self)))
 }
 
 // GetLockingMode: calls VIF.get_locking_mode.
 func (x VIF) GetLockingMode(ctx context.Context, self xenapi.VIFRef) (xenapi.VIFLockingMode, error) {
-	v, err := x.c.Call(ctx, "VIF.get_locking_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VIFLockingMode(v.(string)), nil
+	return text[xenapi.VIFLockingMode](x.c.Call(ctx, "VIF.get_locking_mode", string(self)))
 }
 
 // GetIPv4Allowed: calls VIF.get_ipv4_allowed.
 func (x VIF) GetIPv4Allowed(ctx context.Context, self xenapi.VIFRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_ipv4_allowed", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VIF.get_ipv4_allowed", string(self)))
 }
 
 // GetIPv6Allowed: calls VIF.get_ipv6_allowed.
 func (x VIF) GetIPv6Allowed(ctx context.Context, self xenapi.VIFRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_ipv6_allowed", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VIF.get_ipv6_allowed", string(self)))
 }
 
 // GetIPv4ConfigurationMode: calls VIF.get_ipv4_configuration_mode.
 func (x VIF) GetIPv4ConfigurationMode(ctx context.Context, self xenapi.VIFRef) (xenapi.VIFIPv4ConfigurationMode, error) {
-	v, err := x.c.Call(ctx, "VIF.get_ipv4_configuration_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VIFIPv4ConfigurationMode(v.(string)), nil
+	return text[xenapi.VIFIPv4ConfigurationMode](x.c.Call(ctx, "VIF.get_ipv4_configuration_mode", string(self)))
 }
 
 // GetIPv4Addresses: calls VIF.get_ipv4_addresses.
 func (x VIF) GetIPv4Addresses(ctx context.Context, self xenapi.VIFRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_ipv4_addresses", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VIF.get_ipv4_addresses", string(self)))
 }
 
 // GetIPv4Gateway: calls VIF.get_ipv4_gateway.
 func (x VIF) GetIPv4Gateway(ctx context.Context, self xenapi.VIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_ipv4_gateway", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VIF.get_ipv4_gateway", string(self)))
 }
 
 // GetIPv6ConfigurationMode: calls VIF.get_ipv6_configuration_mode.
 func (x VIF) GetIPv6ConfigurationMode(ctx context.Context, self xenapi.VIFRef) (xenapi.VIFIPv6ConfigurationMode, error) {
-	v, err := x.c.Call(ctx, "VIF.get_ipv6_configuration_mode", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VIFIPv6ConfigurationMode(v.(string)), nil
+	return text[xenapi.VIFIPv6ConfigurationMode](x.c.Call(ctx, "VIF.get_ipv6_configuration_mode", string(self)))
 }
 
 // GetIPv6Addresses: calls VIF.get_ipv6_addresses.
 func (x VIF) GetIPv6Addresses(ctx context.Context, self xenapi.VIFRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_ipv6_addresses", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VIF.get_ipv6_addresses", string(self)))
 }
 
 // GetIPv6Gateway: calls VIF.get_ipv6_gateway.
 func (x VIF) GetIPv6Gateway(ctx context.Context, self xenapi.VIFRef) (string, error) {
-	v, err := x.c.Call(ctx, "VIF.get_ipv6_gateway", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VIF.get_ipv6_gateway", string(self)))
 }
 
 // GetTrunks: calls VIF.get_trunks.
 func (x VIF) GetTrunks(ctx context.Context, self xenapi.VIFRef) ([]int64, error) {
-	v, err := x.c.Call(ctx, "VIF.get_trunks", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]int64), nil
+	return value[[]int64](x.c.Call(ctx, "VIF.get_trunks", string(self)))
 }

@@ -11,45 +11,30 @@ type VIFMetrics struct{ c *Client }
 
 // GetUUID: calls VIF_metrics.get_uuid.
 func (x VIFMetrics) GetUUID(ctx context.Context, self xenapi.VIFMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "VIF_metrics.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VIF_metrics.get_uuid", string(self)))
 }
 
 // GetLastUpdated: calls VIF_metrics.get_last_updated.
 func (x VIFMetrics) GetLastUpdated(ctx context.Context, self xenapi.VIFMetricsRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "VIF_metrics.get_last_updated", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "VIF_metrics.get_last_updated", string(self)))
 }
 
 // GetOtherConfig: calls VIF_metrics.get_other_config.
 func (x VIFMetrics) GetOtherConfig(ctx context.Context, self xenapi.VIFMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VIF_metrics.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VIF_metrics.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls VIF_metrics.set_other_config.
 func (x VIFMetrics) SetOtherConfig(ctx context.Context, self xenapi.VIFMetricsRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VIF_metrics.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VIF_metrics.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls VIF_metrics.add_to_other_config.
 func (x VIFMetrics) AddToOtherConfig(ctx context.Context, self xenapi.VIFMetricsRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VIF_metrics.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VIF_metrics.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls VIF_metrics.remove_from_other_config.
 func (x VIFMetrics) RemoveFromOtherConfig(ctx context.Context, self xenapi.VIFMetricsRef, key string) error {
-	_, err := x.c.Call(ctx, "VIF_metrics.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VIF_metrics.remove_from_other_config", string(self), key))
 }

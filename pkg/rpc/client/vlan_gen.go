@@ -10,141 +10,85 @@ type VLAN struct{ c *Client }
 
 // PoolIntroduce: records a VLAN for another component of the pool.
 func (x VLAN) PoolIntroduce(ctx context.Context, taggedPIF xenapi.PIFRef, untaggedPIF xenapi.PIFRef, tag int64, otherConfig map[string]string) (xenapi.VLANRef, error) {
-	v, err := x.c.Call(ctx, "VLAN.pool_introduce", string(taggedPIF), string(untaggedPIF), tag, otherConfig)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VLANRef(v.(string)), nil
+	return text[xenapi.VLANRef](x.c.Call(ctx, "VLAN.pool_introduce", string(taggedPIF), string(untaggedPIF), tag, otherConfig))
 }
 
 // Create: makes a VLAN over an interface, brings it up, and returns it.
 func (x VLAN) Create(ctx context.Context, taggedPIF xenapi.PIFRef, tag int64, network xenapi.NetworkRef) (xenapi.VLANRef, error) {
-	v, err := x.c.Call(ctx, "VLAN.create", string(taggedPIF), tag, string(network))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VLANRef(v.(string)), nil
+	return text[xenapi.VLANRef](x.c.Call(ctx, "VLAN.create", string(taggedPIF), tag, string(network)))
 }
 
 // Destroy: removes the VLAN and its untagged interface.
 func (x VLAN) Destroy(ctx context.Context, self xenapi.VLANRef) error {
-	_, err := x.c.Call(ctx, "VLAN.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VLAN.destroy", string(self)))
 }
 
 // GetRecord: calls VLAN.get_record.
 func (x VLAN) GetRecord(ctx context.Context, self xenapi.VLANRef) (*xenapi.VLAN, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VLAN), nil
+	return value[*xenapi.VLAN](x.c.Call(ctx, "VLAN.get_record", string(self)))
 }
 
 // GetByUUID: calls VLAN.get_by_uuid.
 func (x VLAN) GetByUUID(ctx context.Context, uuid string) (xenapi.VLANRef, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VLANRef(v.(string)), nil
+	return text[xenapi.VLANRef](x.c.Call(ctx, "VLAN.get_by_uuid", uuid))
 }
 
 // GetAll: calls VLAN.get_all.
 func (x VLAN) GetAll(ctx context.Context) ([]xenapi.VLANRef, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VLANRef](v.([]string)), nil
+	return set[xenapi.VLANRef](x.c.Call(ctx, "VLAN.get_all"))
 }
 
 // GetAllWhere: calls VLAN.get_all_where.
 func (x VLAN) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VLANRef, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VLANRef](v.([]string)), nil
+	return set[xenapi.VLANRef](x.c.Call(ctx, "VLAN.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VLAN.get_all_records_where.
 func (x VLAN) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VLAN.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VLAN.get_all_records.
 func (x VLAN) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VLAN.get_all_records"))
 }
 
 // GetUUID: calls VLAN.get_uuid.
 func (x VLAN) GetUUID(ctx context.Context, self xenapi.VLANRef) (string, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VLAN.get_uuid", string(self)))
 }
 
 // GetTaggedPIF: calls VLAN.get_tagged_PIF.
 func (x VLAN) GetTaggedPIF(ctx context.Context, self xenapi.VLANRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_tagged_PIF", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "VLAN.get_tagged_PIF", string(self)))
 }
 
 // GetUntaggedPIF: calls VLAN.get_untagged_PIF.
 func (x VLAN) GetUntaggedPIF(ctx context.Context, self xenapi.VLANRef) (xenapi.PIFRef, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_untagged_PIF", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PIFRef(v.(string)), nil
+	return text[xenapi.PIFRef](x.c.Call(ctx, "VLAN.get_untagged_PIF", string(self)))
 }
 
 // GetTag: calls VLAN.get_tag.
 func (x VLAN) GetTag(ctx context.Context, self xenapi.VLANRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_tag", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VLAN.get_tag", string(self)))
 }
 
 // GetOtherConfig: calls VLAN.get_other_config.
 func (x VLAN) GetOtherConfig(ctx context.Context, self xenapi.VLANRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VLAN.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VLAN.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls VLAN.set_other_config.
 func (x VLAN) SetOtherConfig(ctx context.Context, self xenapi.VLANRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VLAN.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VLAN.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls VLAN.add_to_other_config.
 func (x VLAN) AddToOtherConfig(ctx context.Context, self xenapi.VLANRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VLAN.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VLAN.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls VLAN.remove_from_other_config.
 func (x VLAN) RemoveFromOtherConfig(ctx context.Context, self xenapi.VLANRef, key string) error {
-	_, err := x.c.Call(ctx, "VLAN.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VLAN.remove_from_other_config", string(self), key))
 }

@@ -10,189 +10,120 @@ type VMAppliance struct{ c *Client }
 
 // Start: starts its VMs, those with equal order at once; paused if asked.
 func (x VMAppliance) Start(ctx context.Context, self xenapi.VMApplianceRef, paused bool) error {
-	_, err := x.c.Call(ctx, "VM_appliance.start", string(self), paused)
-	return err
+	return none(x.c.Call(ctx, "VM_appliance.start", string(self), paused))
 }
 
 // CleanShutdown: shuts its VMs down cleanly, in reverse order.
 func (x VMAppliance) CleanShutdown(ctx context.Context, self xenapi.VMApplianceRef) error {
-	_, err := x.c.Call(ctx, "VM_appliance.clean_shutdown", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM_appliance.clean_shutdown", string(self)))
 }
 
 // HardShutdown: stops its VMs at once, in reverse order.
 func (x VMAppliance) HardShutdown(ctx context.Context, self xenapi.VMApplianceRef) error {
-	_, err := x.c.Call(ctx, "VM_appliance.hard_shutdown", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM_appliance.hard_shutdown", string(self)))
 }
 
 // Shutdown: shuts each VM down cleanly if that works, else hard, in reverse order.
 func (x VMAppliance) Shutdown(ctx context.Context, self xenapi.VMApplianceRef) error {
-	_, err := x.c.Call(ctx, "VM_appliance.shutdown", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM_appliance.shutdown", string(self)))
 }
 
 // AssertCanBeRecovered: fails if storage that its VMs need is missing in the pool to recover them in.
 func (x VMAppliance) AssertCanBeRecovered(ctx context.Context, self xenapi.VMApplianceRef, sessionTo xenapi.SessionRef) error {
-	_, err := x.c.Call(ctx, "VM_appliance.assert_can_be_recovered", string(self), string(sessionTo))
-	return err
+	return none(x.c.Call(ctx, "VM_appliance.assert_can_be_recovered", string(self), string(sessionTo)))
 }
 
 // GetSRsRequiredForRecovery: lists the SRs that must be attached before its VMs can be recovered.
 func (x VMAppliance) GetSRsRequiredForRecovery(ctx context.Context, self xenapi.VMApplianceRef, sessionTo xenapi.SessionRef) ([]xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_SRs_required_for_recovery", string(self), string(sessionTo))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SRRef](v.([]string)), nil
+	return set[xenapi.SRRef](x.c.Call(ctx, "VM_appliance.get_SRs_required_for_recovery", string(self), string(sessionTo)))
 }
 
 // Recover: copies its VMs from another pool's opened database into this pool.
 func (x VMAppliance) Recover(ctx context.Context, self xenapi.VMApplianceRef, sessionTo xenapi.SessionRef, force bool) error {
-	_, err := x.c.Call(ctx, "VM_appliance.recover", string(self), string(sessionTo), force)
-	return err
+	return none(x.c.Call(ctx, "VM_appliance.recover", string(self), string(sessionTo), force))
 }
 
 // GetRecord: calls VM_appliance.get_record.
 func (x VMAppliance) GetRecord(ctx context.Context, self xenapi.VMApplianceRef) (*xenapi.VMAppliance, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VMAppliance), nil
+	return value[*xenapi.VMAppliance](x.c.Call(ctx, "VM_appliance.get_record", string(self)))
 }
 
 // GetByUUID: calls VM_appliance.get_by_uuid.
 func (x VMAppliance) GetByUUID(ctx context.Context, uuid string) (xenapi.VMApplianceRef, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMApplianceRef(v.(string)), nil
+	return text[xenapi.VMApplianceRef](x.c.Call(ctx, "VM_appliance.get_by_uuid", uuid))
 }
 
 // Create: calls VM_appliance.create.
 func (x VMAppliance) Create(ctx context.Context, args *xenapi.VMAppliance) (xenapi.VMApplianceRef, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMApplianceRef(v.(string)), nil
+	return text[xenapi.VMApplianceRef](x.c.Call(ctx, "VM_appliance.create", args))
 }
 
 // Destroy: calls VM_appliance.destroy.
 func (x VMAppliance) Destroy(ctx context.Context, self xenapi.VMApplianceRef) error {
-	_, err := x.c.Call(ctx, "VM_appliance.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM_appliance.destroy", string(self)))
 }
 
 // GetByNameLabel: calls VM_appliance.get_by_name_label.
 func (x VMAppliance) GetByNameLabel(ctx context.Context, label string) ([]xenapi.VMApplianceRef, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMApplianceRef](v.([]string)), nil
+	return set[xenapi.VMApplianceRef](x.c.Call(ctx, "VM_appliance.get_by_name_label", label))
 }
 
 // GetAll: calls VM_appliance.get_all.
 func (x VMAppliance) GetAll(ctx context.Context) ([]xenapi.VMApplianceRef, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMApplianceRef](v.([]string)), nil
+	return set[xenapi.VMApplianceRef](x.c.Call(ctx, "VM_appliance.get_all"))
 }
 
 // GetAllWhere: calls VM_appliance.get_all_where.
 func (x VMAppliance) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VMApplianceRef, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMApplianceRef](v.([]string)), nil
+	return set[xenapi.VMApplianceRef](x.c.Call(ctx, "VM_appliance.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VM_appliance.get_all_records_where.
 func (x VMAppliance) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM_appliance.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VM_appliance.get_all_records.
 func (x VMAppliance) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM_appliance.get_all_records"))
 }
 
 // GetUUID: calls VM_appliance.get_uuid.
 func (x VMAppliance) GetUUID(ctx context.Context, self xenapi.VMApplianceRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM_appliance.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls VM_appliance.get_name_label.
 func (x VMAppliance) GetNameLabel(ctx context.Context, self xenapi.VMApplianceRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM_appliance.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls VM_appliance.set_name_label.
 func (x VMAppliance) SetNameLabel(ctx context.Context, self xenapi.VMApplianceRef, value string) error {
-	_, err := x.c.Call(ctx, "VM_appliance.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM_appliance.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls VM_appliance.get_name_description.
 func (x VMAppliance) GetNameDescription(ctx context.Context, self xenapi.VMApplianceRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM_appliance.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls VM_appliance.set_name_description.
 func (x VMAppliance) SetNameDescription(ctx context.Context, self xenapi.VMApplianceRef, value string) error {
-	_, err := x.c.Call(ctx, "VM_appliance.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM_appliance.set_name_description", string(self), value))
 }
 
 // GetAllowedOperations: calls VM_appliance.get_allowed_operations.
 func (x VMAppliance) GetAllowedOperations(ctx context.Context, self xenapi.VMApplianceRef) ([]xenapi.VMApplianceOperation, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMApplianceOperation](v.([]string)), nil
+	return set[xenapi.VMApplianceOperation](x.c.Call(ctx, "VM_appliance.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls VM_appliance.get_current_operations.
 func (x VMAppliance) GetCurrentOperations(ctx context.Context, self xenapi.VMApplianceRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_appliance.get_current_operations", string(self)))
 }
 
 // GetVMs: calls VM_appliance.get_VMs.
 func (x VMAppliance) GetVMs(ctx context.Context, self xenapi.VMApplianceRef) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM_appliance.get_VMs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "VM_appliance.get_VMs", string(self)))
 }

@@ -11,1791 +11,1185 @@ type VM struct{ c *Client }
 
 // Snapshot: takes a snapshot of disks and settings and returns it; memory is not saved.
 func (x VM) Snapshot(ctx context.Context, vm xenapi.VMRef, newName string, ignoreVDIs []xenapi.VDIRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.snapshot", string(vm), newName, xenapi.Texts(ignoreVDIs))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.snapshot", string(vm), newName, xenapi.Texts(ignoreVDIs)))
 }
 
 // Clone: makes a VM with copy-on-write disks where the storage can; returns it.
 func (x VM) Clone(ctx context.Context, vm xenapi.VMRef, newName string) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.clone", string(vm), newName)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.clone", string(vm), newName))
 }
 
 // Copy: makes a VM with full copies of the disks on the given SR, or beside the originals if null.
 func (x VM) Copy(ctx context.Context, vm xenapi.VMRef, newName string, sr xenapi.SRRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.copy", string(vm), newName, string(sr))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.copy", string(vm), newName, string(sr)))
 }
 
 // Revert: takes disks and settings back to those of the snapshot; resumes nothing by itself.
 func (x VM) Revert(ctx context.Context, snapshot xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.revert", string(snapshot))
-	return err
+	return none(x.c.Call(ctx, "VM.revert", string(snapshot)))
 }
 
 // Checkpoint: takes a snapshot that includes the memory of a running VM, and returns it.
 func (x VM) Checkpoint(ctx context.Context, vm xenapi.VMRef, newName string) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.checkpoint", string(vm), newName)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.checkpoint", string(vm), newName))
 }
 
 // Provision: turns a cloned template into a VM: makes the disks that other_config:disks lists.
 func (x VM) Provision(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.provision", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.provision", string(vm)))
 }
 
 // Start: boots it on a host of the pool's choosing; paused before the first instruction if asked.
 func (x VM) Start(ctx context.Context, vm xenapi.VMRef, startPaused bool, force bool) error {
-	_, err := x.c.Call(ctx, "VM.start", string(vm), startPaused, force)
-	return err
+	return none(x.c.Call(ctx, "VM.start", string(vm), startPaused, force))
 }
 
 // StartOn: boots it on the given host.
 func (x VM) StartOn(ctx context.Context, vm xenapi.VMRef, host xenapi.HostRef, startPaused bool, force bool) error {
-	_, err := x.c.Call(ctx, "VM.start_on", string(vm), string(host), startPaused, force)
-	return err
+	return none(x.c.Call(ctx, "VM.start_on", string(vm), string(host), startPaused, force))
 }
 
 // Pause: stops all its virtual CPUs; memory stays on the host.
 func (x VM) Pause(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.pause", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.pause", string(vm)))
 }
 
 // Unpause: lets the virtual CPUs of a paused VM run on.
 func (x VM) Unpause(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.unpause", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.unpause", string(vm)))
 }
 
 // CleanShutdown: asks the guest to power off and waits until it has.
 func (x VM) CleanShutdown(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.clean_shutdown", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.clean_shutdown", string(vm)))
 }
 
 // Shutdown: tries a clean shutdown, then a hard one if the guest does not react in time.
 func (x VM) Shutdown(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.shutdown", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.shutdown", string(vm)))
 }
 
 // CleanReboot: asks the guest to reboot and waits until it has.
 func (x VM) CleanReboot(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.clean_reboot", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.clean_reboot", string(vm)))
 }
 
 // HardShutdown: destroys the domain at once, as pulling the plug would; drops a suspended image.
 func (x VM) HardShutdown(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.hard_shutdown", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.hard_shutdown", string(vm)))
 }
 
 // PowerStateReset: marks it halted in the database without touching any host; for after a host was lost.
 func (x VM) PowerStateReset(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.power_state_reset", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.power_state_reset", string(vm)))
 }
 
 // HardReboot: destroys the domain and boots it again without asking the guest.
 func (x VM) HardReboot(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.hard_reboot", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.hard_reboot", string(vm)))
 }
 
 // Suspend: saves its memory to a disk and frees the host's resources.
 func (x VM) Suspend(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.suspend", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.suspend", string(vm)))
 }
 
 // Csvm: clones a suspended VM together with its memory image.
 func (x VM) Csvm(ctx context.Context, vm xenapi.VMRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.csvm", string(vm))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.csvm", string(vm)))
 }
 
 // Resume: restores a suspended VM on a host of the pool's choosing.
 func (x VM) Resume(ctx context.Context, vm xenapi.VMRef, startPaused bool, force bool) error {
-	_, err := x.c.Call(ctx, "VM.resume", string(vm), startPaused, force)
-	return err
+	return none(x.c.Call(ctx, "VM.resume", string(vm), startPaused, force))
 }
 
 // SetIsDefaultTemplate: marks or unmarks a template as one that came with the product.
 func (x VM) SetIsDefaultTemplate(ctx context.Context, vm xenapi.VMRef, value bool) error {
-	_, err := x.c.Call(ctx, "VM.set_is_default_template", string(vm), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_is_default_template", string(vm), value))
 }
 
 // HardRebootInternal: reboots without the checks of hard_reboot; kept for old callers.
 func (x VM) HardRebootInternal(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.hard_reboot_internal", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.hard_reboot_internal", string(vm)))
 }
 
 // ResumeOn: restores a suspended VM on the given host.
 func (x VM) ResumeOn(ctx context.Context, vm xenapi.VMRef, host xenapi.HostRef, startPaused bool, force bool) error {
-	_, err := x.c.Call(ctx, "VM.resume_on", string(vm), string(host), startPaused, force)
-	return err
+	return none(x.c.Call(ctx, "VM.resume_on", string(vm), string(host), startPaused, force))
 }
 
 // PoolMigrate: moves a running VM to another host of the pool that sees the same storage.
 func (x VM) PoolMigrate(ctx context.Context, vm xenapi.VMRef, host xenapi.HostRef, options map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.pool_migrate", string(vm), string(host), options)
-	return err
+	return none(x.c.Call(ctx, "VM.pool_migrate", string(vm), string(host), options))
 }
 
 // PoolMigrateComplete: settles the database on the receiving host at the end of a migration.
 func (x VM) PoolMigrateComplete(ctx context.Context, vm xenapi.VMRef, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "VM.pool_migrate_complete", string(vm), string(host))
-	return err
+	return none(x.c.Call(ctx, "VM.pool_migrate_complete", string(vm), string(host)))
 }
 
 // SetVCPUsNumberLive: plugs or unplugs virtual CPUs of a running VM, up to VCPUs_max.
 func (x VM) SetVCPUsNumberLive(ctx context.Context, self xenapi.VMRef, nvcpu int64) error {
-	_, err := x.c.Call(ctx, "VM.set_VCPUs_number_live", string(self), nvcpu)
-	return err
+	return none(x.c.Call(ctx, "VM.set_VCPUs_number_live", string(self), nvcpu))
 }
 
 // AddToVCPUsParamsLive: adds a scheduler setting and applies it to the running VM.
 func (x VM) AddToVCPUsParamsLive(ctx context.Context, self xenapi.VMRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VM.add_to_VCPUs_params_live", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VM.add_to_VCPUs_params_live", string(self), key, value))
 }
 
 // SetNVRAM: replaces all firmware variables of a halted VM.
 func (x VM) SetNVRAM(ctx context.Context, self xenapi.VMRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.set_NVRAM", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_NVRAM", string(self), value))
 }
 
 // AddToNVRAM: adds one firmware variable to a halted VM.
 func (x VM) AddToNVRAM(ctx context.Context, self xenapi.VMRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VM.add_to_NVRAM", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VM.add_to_NVRAM", string(self), key, value))
 }
 
 // RemoveFromNVRAM: drops one firmware variable of a halted VM.
 func (x VM) RemoveFromNVRAM(ctx context.Context, self xenapi.VMRef, key string) error {
-	_, err := x.c.Call(ctx, "VM.remove_from_NVRAM", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VM.remove_from_NVRAM", string(self), key))
 }
 
 // SetHARestartPriority: sets how HA treats it; refuses what the failover plan can't guarantee.
 func (x VM) SetHARestartPriority(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_ha_restart_priority", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_ha_restart_priority", string(self), value))
 }
 
 // SetHAAlwaysRun: sets ha_always_run; set_ha_restart_priority replaces it.
 func (x VM) SetHAAlwaysRun(ctx context.Context, self xenapi.VMRef, value bool) error {
-	_, err := x.c.Call(ctx, "VM.set_ha_always_run", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_ha_always_run", string(self), value))
 }
 
 // ComputeMemoryOverhead: returns the bytes the hypervisor needs for it beside the guest's memory.
 func (x VM) ComputeMemoryOverhead(ctx context.Context, vm xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.compute_memory_overhead", string(vm))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.compute_memory_overhead", string(vm)))
 }
 
 // SetMemoryDynamicMax: sets the upper end of the ballooning range, in bytes.
 func (x VM) SetMemoryDynamicMax(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_memory_dynamic_max", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_memory_dynamic_max", string(self), value))
 }
 
 // SetMemoryDynamicMin: sets the lower end of the ballooning range, in bytes.
 func (x VM) SetMemoryDynamicMin(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_memory_dynamic_min", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_memory_dynamic_min", string(self), value))
 }
 
 // SetMemoryDynamicRange: sets both ends of the ballooning range at once, in bytes; works live.
 func (x VM) SetMemoryDynamicRange(ctx context.Context, self xenapi.VMRef, min int64, max int64) error {
-	_, err := x.c.Call(ctx, "VM.set_memory_dynamic_range", string(self), min, max)
-	return err
+	return none(x.c.Call(ctx, "VM.set_memory_dynamic_range", string(self), min, max))
 }
 
 // SetMemoryStaticMax: sets the largest memory it can have, in bytes; halted only.
 func (x VM) SetMemoryStaticMax(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_memory_static_max", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_memory_static_max", string(self), value))
 }
 
 // SetMemoryStaticMin: sets the smallest memory it is known to work with, in bytes.
 func (x VM) SetMemoryStaticMin(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_memory_static_min", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_memory_static_min", string(self), value))
 }
 
 // SetMemoryStaticRange: sets both static limits at once, in bytes; halted only.
 func (x VM) SetMemoryStaticRange(ctx context.Context, self xenapi.VMRef, min int64, max int64) error {
-	_, err := x.c.Call(ctx, "VM.set_memory_static_range", string(self), min, max)
-	return err
+	return none(x.c.Call(ctx, "VM.set_memory_static_range", string(self), min, max))
 }
 
 // SetMemoryLimits: sets all four memory limits in one step, in bytes, with min and max in order.
 func (x VM) SetMemoryLimits(ctx context.Context, self xenapi.VMRef, staticMin int64, staticMax int64, dynamicMin int64, dynamicMax int64) error {
-	_, err := x.c.Call(ctx, "VM.set_memory_limits", string(self), staticMin, staticMax, dynamicMin, dynamicMax)
-	return err
+	return none(x.c.Call(ctx, "VM.set_memory_limits", string(self), staticMin, staticMax, dynamicMin, dynamicMax))
 }
 
 // SetMemory: gives it a fixed amount, in bytes: static maximum and both dynamic limits.
 func (x VM) SetMemory(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_memory", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_memory", string(self), value))
 }
 
 // SetMemoryTargetLive: aims the balloon of a running VM at so many bytes.
 func (x VM) SetMemoryTargetLive(ctx context.Context, self xenapi.VMRef, target int64) error {
-	_, err := x.c.Call(ctx, "VM.set_memory_target_live", string(self), target)
-	return err
+	return none(x.c.Call(ctx, "VM.set_memory_target_live", string(self), target))
 }
 
 // WaitMemoryTargetLive: waits until the balloon has reached its target.
 func (x VM) WaitMemoryTargetLive(ctx context.Context, self xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.wait_memory_target_live", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM.wait_memory_target_live", string(self)))
 }
 
 // GetCooperative: reports whether the guest follows its balloon target; always true now.
 func (x VM) GetCooperative(ctx context.Context, self xenapi.VMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM.get_cooperative", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM.get_cooperative", string(self)))
 }
 
 // SetHVMShadowMultiplier: sets the factor on shadow memory of a halted VM.
 func (x VM) SetHVMShadowMultiplier(ctx context.Context, self xenapi.VMRef, value float64) error {
-	_, err := x.c.Call(ctx, "VM.set_HVM_shadow_multiplier", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_HVM_shadow_multiplier", string(self), value))
 }
 
 // SetShadowMultiplierLive: sets the factor on shadow memory of a running VM.
 func (x VM) SetShadowMultiplierLive(ctx context.Context, self xenapi.VMRef, multiplier float64) error {
-	_, err := x.c.Call(ctx, "VM.set_shadow_multiplier_live", string(self), multiplier)
-	return err
+	return none(x.c.Call(ctx, "VM.set_shadow_multiplier_live", string(self), multiplier))
 }
 
 // SetVCPUsMax: sets the most virtual CPUs it can have; halted only, and not below VCPUs_at_startup.
 func (x VM) SetVCPUsMax(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_VCPUs_max", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_VCPUs_max", string(self), value))
 }
 
 // SetVCPUsAtStartup: sets how many virtual CPUs it boots with.
 func (x VM) SetVCPUsAtStartup(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_VCPUs_at_startup", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_VCPUs_at_startup", string(self), value))
 }
 
 // SendSysrq: sends a magic SysRq key to the guest.
 func (x VM) SendSysrq(ctx context.Context, vm xenapi.VMRef, key string) error {
-	_, err := x.c.Call(ctx, "VM.send_sysrq", string(vm), key)
-	return err
+	return none(x.c.Call(ctx, "VM.send_sysrq", string(vm), key))
 }
 
 // SendTrigger: sends a named trigger, such as nmi, reset or power, to the guest.
 func (x VM) SendTrigger(ctx context.Context, vm xenapi.VMRef, trigger string) error {
-	_, err := x.c.Call(ctx, "VM.send_trigger", string(vm), trigger)
-	return err
+	return none(x.c.Call(ctx, "VM.send_trigger", string(vm), trigger))
 }
 
 // MaximiseMemory: returns the largest static maximum that fits in so many bytes, overhead included.
 func (x VM) MaximiseMemory(ctx context.Context, self xenapi.VMRef, total int64, approximate bool) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.maximise_memory", string(self), total, approximate)
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.maximise_memory", string(self), total, approximate))
 }
 
 // MigrateSend: moves it with its disks to a host of this or another pool, or copies it there.
 func (x VM) MigrateSend(ctx context.Context, vm xenapi.VMRef, dest map[string]string, live bool, vdiMap map[string]string, vifMap map[string]string, options map[string]string, vgpuMap map[string]string, vdiFormatMap map[string]string) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.migrate_send", string(vm), dest, live, vdiMap, vifMap, options, vgpuMap, vdiFormatMap)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.migrate_send", string(vm), dest, live, vdiMap, vifMap, options, vgpuMap, vdiFormatMap))
 }
 
 // AssertCanMigrate: fails with the reason if migrate_send with these arguments would.
 func (x VM) AssertCanMigrate(ctx context.Context, vm xenapi.VMRef, dest map[string]string, live bool, vdiMap map[string]string, vifMap map[string]string, options map[string]string, vgpuMap map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.assert_can_migrate", string(vm), dest, live, vdiMap, vifMap, options, vgpuMap)
-	return err
+	return none(x.c.Call(ctx, "VM.assert_can_migrate", string(vm), dest, live, vdiMap, vifMap, options, vgpuMap))
 }
 
 // AssertCanMigrateSender: checks the sending host's part of a migration.
 func (x VM) AssertCanMigrateSender(ctx context.Context, vm xenapi.VMRef, dest map[string]string, live bool, vdiMap map[string]string, vifMap map[string]string, vgpuMap map[string]string, options map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.assert_can_migrate_sender", string(vm), dest, live, vdiMap, vifMap, vgpuMap, options)
-	return err
+	return none(x.c.Call(ctx, "VM.assert_can_migrate_sender", string(vm), dest, live, vdiMap, vifMap, vgpuMap, options))
 }
 
 // GetBootRecord: returns the settings that it last booted with.
 func (x VM) GetBootRecord(ctx context.Context, self xenapi.VMRef) (*xenapi.VM, error) {
-	v, err := x.c.Call(ctx, "VM.get_boot_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VM), nil
+	return value[*xenapi.VM](x.c.Call(ctx, "VM.get_boot_record", string(self)))
 }
 
 // GetDataSources: lists the statistics that are or can be recorded.
 func (x VM) GetDataSources(ctx context.Context, self xenapi.VMRef) ([]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM.get_data_sources", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]xenapi.Record), nil
+	return value[[]xenapi.Record](x.c.Call(ctx, "VM.get_data_sources", string(self)))
 }
 
 // RecordDataSource: starts recording the named statistic.
 func (x VM) RecordDataSource(ctx context.Context, self xenapi.VMRef, dataSource string) error {
-	_, err := x.c.Call(ctx, "VM.record_data_source", string(self), dataSource)
-	return err
+	return none(x.c.Call(ctx, "VM.record_data_source", string(self), dataSource))
 }
 
 // QueryDataSource: returns the latest value of the named statistic.
 func (x VM) QueryDataSource(ctx context.Context, self xenapi.VMRef, dataSource string) (float64, error) {
-	v, err := x.c.Call(ctx, "VM.query_data_source", string(self), dataSource)
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "VM.query_data_source", string(self), dataSource))
 }
 
 // ForgetDataSourceArchives: drops what was recorded of the named statistic.
 func (x VM) ForgetDataSourceArchives(ctx context.Context, self xenapi.VMRef, dataSource string) error {
-	_, err := x.c.Call(ctx, "VM.forget_data_source_archives", string(self), dataSource)
-	return err
+	return none(x.c.Call(ctx, "VM.forget_data_source_archives", string(self), dataSource))
 }
 
 // AssertOperationValid: fails with the reason if the operation is not possible now.
 func (x VM) AssertOperationValid(ctx context.Context, self xenapi.VMRef, op xenapi.VMOperations) error {
-	_, err := x.c.Call(ctx, "VM.assert_operation_valid", string(self), string(op))
-	return err
+	return none(x.c.Call(ctx, "VM.assert_operation_valid", string(self), string(op)))
 }
 
 // UpdateAllowedOperations: recomputes allowed_operations.
 func (x VM) UpdateAllowedOperations(ctx context.Context, self xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.update_allowed_operations", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM.update_allowed_operations", string(self)))
 }
 
 // GetAllowedVBDDevices: lists the free disk positions as decimal strings.
 func (x VM) GetAllowedVBDDevices(ctx context.Context, vm xenapi.VMRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_allowed_VBD_devices", string(vm))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VM.get_allowed_VBD_devices", string(vm)))
 }
 
 // GetAllowedVIFDevices: lists the free network interface positions as decimal strings.
 func (x VM) GetAllowedVIFDevices(ctx context.Context, vm xenapi.VMRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_allowed_VIF_devices", string(vm))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VM.get_allowed_VIF_devices", string(vm)))
 }
 
 // GetPossibleHosts: lists the hosts that could start it now.
 func (x VM) GetPossibleHosts(ctx context.Context, vm xenapi.VMRef) ([]xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_possible_hosts", string(vm))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.HostRef](v.([]string)), nil
+	return set[xenapi.HostRef](x.c.Call(ctx, "VM.get_possible_hosts", string(vm)))
 }
 
 // AssertCanBootHere: fails with the reason if the given host can't start it.
 func (x VM) AssertCanBootHere(ctx context.Context, self xenapi.VMRef, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "VM.assert_can_boot_here", string(self), string(host))
-	return err
+	return none(x.c.Call(ctx, "VM.assert_can_boot_here", string(self), string(host)))
 }
 
 // AtomicSetResidentOn: records the host that it runs on and clears the reservation, in one step.
 func (x VM) AtomicSetResidentOn(ctx context.Context, vm xenapi.VMRef, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "VM.atomic_set_resident_on", string(vm), string(host))
-	return err
+	return none(x.c.Call(ctx, "VM.atomic_set_resident_on", string(vm), string(host)))
 }
 
 // CreateNewBlob: makes an empty binary object attached under a name, and returns it.
 func (x VM) CreateNewBlob(ctx context.Context, vm xenapi.VMRef, name string, mimeType string, public bool) (xenapi.BlobRef, error) {
-	v, err := x.c.Call(ctx, "VM.create_new_blob", string(vm), name, mimeType, public)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.BlobRef(v.(string)), nil
+	return text[xenapi.BlobRef](x.c.Call(ctx, "VM.create_new_blob", string(vm), name, mimeType, public))
 }
 
 // S3Suspend: puts an HVM guest into ACPI sleep state S3.
 func (x VM) S3Suspend(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.s3_suspend", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.s3_suspend", string(vm)))
 }
 
 // S3Resume: wakes an HVM guest from ACPI sleep state S3.
 func (x VM) S3Resume(ctx context.Context, vm xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.s3_resume", string(vm))
-	return err
+	return none(x.c.Call(ctx, "VM.s3_resume", string(vm)))
 }
 
 // AssertAgile: fails with the reason if it depends on one host's storage, network or devices.
 func (x VM) AssertAgile(ctx context.Context, self xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.assert_agile", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM.assert_agile", string(self)))
 }
 
 // UpdateSnapshotMetadata: records what a snapshot is of, when it was taken, and its transportable identity.
 func (x VM) UpdateSnapshotMetadata(ctx context.Context, vm xenapi.VMRef, snapshotOf xenapi.VMRef, snapshotTime time.Time, transportableSnapshotID string) error {
-	_, err := x.c.Call(ctx, "VM.update_snapshot_metadata", string(vm), string(snapshotOf), snapshotTime, transportableSnapshotID)
-	return err
+	return none(x.c.Call(ctx, "VM.update_snapshot_metadata", string(vm), string(snapshotOf), snapshotTime, transportableSnapshotID))
 }
 
 // RetrieveWLBRecommendations: returns the workload balancer's rating of each host for it.
 func (x VM) RetrieveWLBRecommendations(ctx context.Context, vm xenapi.VMRef) (map[string][]string, error) {
-	v, err := x.c.Call(ctx, "VM.retrieve_wlb_recommendations", string(vm))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string][]string), nil
+	return value[map[string][]string](x.c.Call(ctx, "VM.retrieve_wlb_recommendations", string(vm)))
 }
 
 // SetBIOSStrings: sets the firmware strings of a halted VM; possible once.
 func (x VM) SetBIOSStrings(ctx context.Context, self xenapi.VMRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.set_bios_strings", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_bios_strings", string(self), value))
 }
 
 // CopyBIOSStrings: takes the firmware strings over from a host; possible once.
 func (x VM) CopyBIOSStrings(ctx context.Context, vm xenapi.VMRef, host xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "VM.copy_bios_strings", string(vm), string(host))
-	return err
+	return none(x.c.Call(ctx, "VM.copy_bios_strings", string(vm), string(host)))
 }
 
 // SetSnapshotSchedule: assigns it to a snapshot schedule; null takes it off.
 func (x VM) SetSnapshotSchedule(ctx context.Context, self xenapi.VMRef, value xenapi.VMSSRef) error {
-	_, err := x.c.Call(ctx, "VM.set_snapshot_schedule", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_snapshot_schedule", string(self), string(value)))
 }
 
 // SetStartDelay: sets the pause after starting it, in seconds.
 func (x VM) SetStartDelay(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_start_delay", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_start_delay", string(self), value))
 }
 
 // SetShutdownDelay: sets the pause after stopping it, in seconds.
 func (x VM) SetShutdownDelay(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_shutdown_delay", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_shutdown_delay", string(self), value))
 }
 
 // SetOrder: sets its place in the start sequence.
 func (x VM) SetOrder(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_order", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_order", string(self), value))
 }
 
 // SetSuspendVDI: names another disk as its memory image; suspended only.
 func (x VM) SetSuspendVDI(ctx context.Context, self xenapi.VMRef, value xenapi.VDIRef) error {
-	_, err := x.c.Call(ctx, "VM.set_suspend_VDI", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_suspend_VDI", string(self), string(value)))
 }
 
 // AssertCanBeRecovered: fails if storage that it needs is missing in the pool to recover it in.
 func (x VM) AssertCanBeRecovered(ctx context.Context, self xenapi.VMRef, sessionTo xenapi.SessionRef) error {
-	_, err := x.c.Call(ctx, "VM.assert_can_be_recovered", string(self), string(sessionTo))
-	return err
+	return none(x.c.Call(ctx, "VM.assert_can_be_recovered", string(self), string(sessionTo)))
 }
 
 // GetSRsRequiredForRecovery: lists the SRs that must be attached before it can be recovered.
 func (x VM) GetSRsRequiredForRecovery(ctx context.Context, self xenapi.VMRef, sessionTo xenapi.SessionRef) ([]xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_SRs_required_for_recovery", string(self), string(sessionTo))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.SRRef](v.([]string)), nil
+	return set[xenapi.SRRef](x.c.Call(ctx, "VM.get_SRs_required_for_recovery", string(self), string(sessionTo)))
 }
 
 // Recover: copies it from another pool's opened database into this pool.
 func (x VM) Recover(ctx context.Context, self xenapi.VMRef, sessionTo xenapi.SessionRef, force bool) error {
-	_, err := x.c.Call(ctx, "VM.recover", string(self), string(sessionTo), force)
-	return err
+	return none(x.c.Call(ctx, "VM.recover", string(self), string(sessionTo), force))
 }
 
 // ImportConvert: imports a VM from another virtualization product by way of the conversion service.
 func (x VM) ImportConvert(ctx context.Context, type_ string, username string, password string, sr xenapi.SRRef, remoteConfig map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.import_convert", type_, username, password, string(sr), remoteConfig)
-	return err
+	return none(x.c.Call(ctx, "VM.import_convert", type_, username, password, string(sr), remoteConfig))
 }
 
 // SetAppliance: puts it into an appliance; null takes it out.
 func (x VM) SetAppliance(ctx context.Context, self xenapi.VMRef, value xenapi.VMApplianceRef) error {
-	_, err := x.c.Call(ctx, "VM.set_appliance", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_appliance", string(self), string(value)))
 }
 
 // SetGroups: puts it into a placement group; an empty set takes it out.
 func (x VM) SetGroups(ctx context.Context, self xenapi.VMRef, value []xenapi.VMGroupRef) error {
-	_, err := x.c.Call(ctx, "VM.set_groups", string(self), xenapi.Texts(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_groups", string(self), xenapi.Texts(value)))
 }
 
 // QueryServices: asks the domain which services it offers to the toolstack.
 func (x VM) QueryServices(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.query_services", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.query_services", string(self)))
 }
 
 // CallPlugin: calls a function of a plugin of the guest's agent and returns the text it answers.
 func (x VM) CallPlugin(ctx context.Context, vm xenapi.VMRef, plugin string, fn string, args map[string]string) (string, error) {
-	v, err := x.c.Call(ctx, "VM.call_plugin", string(vm), plugin, fn, args)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.call_plugin", string(vm), plugin, fn, args))
 }
 
 // CallHostPlugin: calls a plugin on the host that it runs on and returns the text it prints.
 func (x VM) CallHostPlugin(ctx context.Context, vm xenapi.VMRef, plugin string, fn string, args map[string]string) (string, error) {
-	v, err := x.c.Call(ctx, "VM.call_host_plugin", string(vm), plugin, fn, args)
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.call_host_plugin", string(vm), plugin, fn, args))
 }
 
 // SetHasVendorDevice: offers or hides the Windows Update device; halted only.
 func (x VM) SetHasVendorDevice(ctx context.Context, self xenapi.VMRef, value bool) error {
-	_, err := x.c.Call(ctx, "VM.set_has_vendor_device", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_has_vendor_device", string(self), value))
 }
 
 // Import: fetches an exported VM from a URL and returns what was made of it.
 func (x VM) Import(ctx context.Context, url string, sr xenapi.SRRef, fullRestore bool, force bool) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.import", url, string(sr), fullRestore, force)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "VM.import", url, string(sr), fullRestore, force))
 }
 
 // SetActionsAfterCrash: sets what happens after a crash; values that can't be honoured are refused.
 func (x VM) SetActionsAfterCrash(ctx context.Context, self xenapi.VMRef, value xenapi.OnCrashBehaviour) error {
-	_, err := x.c.Call(ctx, "VM.set_actions_after_crash", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_actions_after_crash", string(self), string(value)))
 }
 
 // SetDomainType: sets the virtualization mode of the next boot; halted only.
 func (x VM) SetDomainType(ctx context.Context, self xenapi.VMRef, value xenapi.DomainType) error {
-	_, err := x.c.Call(ctx, "VM.set_domain_type", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_domain_type", string(self), string(value)))
 }
 
 // SetHVMBootPolicy: sets the old boot policy, and domain_type to match.
 func (x VM) SetHVMBootPolicy(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_HVM_boot_policy", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_HVM_boot_policy", string(self), value))
 }
 
 // SetNVRAMEFIVariables: stores the UEFI variables on behalf of the guest's firmware.
 func (x VM) SetNVRAMEFIVariables(ctx context.Context, self xenapi.VMRef, value string, update xenapi.UpdateStatus) error {
-	_, err := x.c.Call(ctx, "VM.set_NVRAM_EFI_variables", string(self), value, string(update))
-	return err
+	return none(x.c.Call(ctx, "VM.set_NVRAM_EFI_variables", string(self), value, string(update)))
 }
 
 // RestartDeviceModels: restarts its emulator processes without a reboot, by migrating it in place.
 func (x VM) RestartDeviceModels(ctx context.Context, self xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.restart_device_models", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM.restart_device_models", string(self)))
 }
 
 // SetUEFIMode: switches Secure Boot between setup and user mode by changing stored variables; returns text.
 func (x VM) SetUEFIMode(ctx context.Context, self xenapi.VMRef, mode xenapi.VMUEFIMode) (string, error) {
-	v, err := x.c.Call(ctx, "VM.set_uefi_mode", string(self), string(mode))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.set_uefi_mode", string(self), string(mode)))
 }
 
 // GetSecurebootReadiness: reports whether Secure Boot would work with the variables it has.
 func (x VM) GetSecurebootReadiness(ctx context.Context, self xenapi.VMRef) (xenapi.VMSecurebootReadiness, error) {
-	v, err := x.c.Call(ctx, "VM.get_secureboot_readiness", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMSecurebootReadiness(v.(string)), nil
+	return text[xenapi.VMSecurebootReadiness](x.c.Call(ctx, "VM.get_secureboot_readiness", string(self)))
 }
 
 // UpdateSecurebootCertificatesOnBoot: marks it for new Secure Boot certificates at next boot, or not.
 func (x VM) UpdateSecurebootCertificatesOnBoot(ctx context.Context, self xenapi.VMRef, mark bool) error {
-	_, err := x.c.Call(ctx, "VM.update_secureboot_certificates_on_boot", string(self), mark)
-	return err
+	return none(x.c.Call(ctx, "VM.update_secureboot_certificates_on_boot", string(self), mark))
 }
 
 // SetBlockedOperations: replaces the list of refused operations.
 func (x VM) SetBlockedOperations(ctx context.Context, self xenapi.VMRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.set_blocked_operations", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_blocked_operations", string(self), value))
 }
 
 // AddToBlockedOperations: refuses an operation from now on, with this reason.
 func (x VM) AddToBlockedOperations(ctx context.Context, self xenapi.VMRef, key xenapi.VMOperations, value string) error {
-	_, err := x.c.Call(ctx, "VM.add_to_blocked_operations", string(self), string(key), value)
-	return err
+	return none(x.c.Call(ctx, "VM.add_to_blocked_operations", string(self), string(key), value))
 }
 
 // RemoveFromBlockedOperations: no longer refuses the operation.
 func (x VM) RemoveFromBlockedOperations(ctx context.Context, self xenapi.VMRef, key xenapi.VMOperations) error {
-	_, err := x.c.Call(ctx, "VM.remove_from_blocked_operations", string(self), string(key))
-	return err
+	return none(x.c.Call(ctx, "VM.remove_from_blocked_operations", string(self), string(key)))
 }
 
 // Sysprep: runs Windows Sysprep in the guest with the given answer file; waits up to timeout seconds.
 func (x VM) Sysprep(ctx context.Context, self xenapi.VMRef, unattend string, timeout float64) error {
-	_, err := x.c.Call(ctx, "VM.sysprep", string(self), unattend, timeout)
-	return err
+	return none(x.c.Call(ctx, "VM.sysprep", string(self), unattend, timeout))
 }
 
 // AddToOtherConfig: adds a key to other_config; some keys need a stronger role.
 func (x VM) AddToOtherConfig(ctx context.Context, self xenapi.VMRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VM.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VM.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: drops a key of other_config; some keys need a stronger role.
 func (x VM) RemoveFromOtherConfig(ctx context.Context, self xenapi.VMRef, key string) error {
-	_, err := x.c.Call(ctx, "VM.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VM.remove_from_other_config", string(self), key))
 }
 
 // SetOtherConfig: replaces other_config; some keys need a stronger role.
 func (x VM) SetOtherConfig(ctx context.Context, self xenapi.VMRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_other_config", string(self), value))
 }
 
 // AddToPlatform: adds a virtual hardware switch after checking its value.
 func (x VM) AddToPlatform(ctx context.Context, self xenapi.VMRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VM.add_to_platform", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VM.add_to_platform", string(self), key, value))
 }
 
 // RemoveFromPlatform: drops a virtual hardware switch.
 func (x VM) RemoveFromPlatform(ctx context.Context, self xenapi.VMRef, key string) error {
-	_, err := x.c.Call(ctx, "VM.remove_from_platform", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VM.remove_from_platform", string(self), key))
 }
 
 // SetPlatform: replaces all virtual hardware switches after checking their values.
 func (x VM) SetPlatform(ctx context.Context, self xenapi.VMRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.set_platform", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_platform", string(self), value))
 }
 
 // GetRecord: calls VM.get_record.
 func (x VM) GetRecord(ctx context.Context, self xenapi.VMRef) (*xenapi.VM, error) {
-	v, err := x.c.Call(ctx, "VM.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VM), nil
+	return value[*xenapi.VM](x.c.Call(ctx, "VM.get_record", string(self)))
 }
 
 // GetByUUID: calls VM.get_by_uuid.
 func (x VM) GetByUUID(ctx context.Context, uuid string) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.get_by_uuid", uuid))
 }
 
 // Create: calls VM.create.
 func (x VM) Create(ctx context.Context, args *xenapi.VM) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.create", args))
 }
 
 // Destroy: calls VM.destroy.
 func (x VM) Destroy(ctx context.Context, self xenapi.VMRef) error {
-	_, err := x.c.Call(ctx, "VM.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM.destroy", string(self)))
 }
 
 // GetByNameLabel: calls VM.get_by_name_label.
 func (x VM) GetByNameLabel(ctx context.Context, label string) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "VM.get_by_name_label", label))
 }
 
 // GetAll: calls VM.get_all.
 func (x VM) GetAll(ctx context.Context) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "VM.get_all"))
 }
 
 // GetAllWhere: calls VM.get_all_where.
 func (x VM) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "VM.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VM.get_all_records_where.
 func (x VM) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VM.get_all_records.
 func (x VM) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM.get_all_records"))
 }
 
 // GetUUID: calls VM.get_uuid.
 func (x VM) GetUUID(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_uuid", string(self)))
 }
 
 // GetAllowedOperations: calls VM.get_allowed_operations.
 func (x VM) GetAllowedOperations(ctx context.Context, self xenapi.VMRef) ([]xenapi.VMOperations, error) {
-	v, err := x.c.Call(ctx, "VM.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMOperations](v.([]string)), nil
+	return set[xenapi.VMOperations](x.c.Call(ctx, "VM.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls VM.get_current_operations.
 func (x VM) GetCurrentOperations(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_current_operations", string(self)))
 }
 
 // GetNameLabel: calls VM.get_name_label.
 func (x VM) GetNameLabel(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls VM.set_name_label.
 func (x VM) SetNameLabel(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls VM.get_name_description.
 func (x VM) GetNameDescription(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls VM.set_name_description.
 func (x VM) SetNameDescription(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_name_description", string(self), value))
 }
 
 // GetPowerState: calls VM.get_power_state.
 func (x VM) GetPowerState(ctx context.Context, self xenapi.VMRef) (xenapi.VMPowerState, error) {
-	v, err := x.c.Call(ctx, "VM.get_power_state", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMPowerState(v.(string)), nil
+	return text[xenapi.VMPowerState](x.c.Call(ctx, "VM.get_power_state", string(self)))
 }
 
 // GetUserVersion: calls VM.get_user_version.
 func (x VM) GetUserVersion(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_user_version", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_user_version", string(self)))
 }
 
 // SetUserVersion: calls VM.set_user_version.
 func (x VM) SetUserVersion(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_user_version", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_user_version", string(self), value))
 }
 
 // GetIsATemplate: calls VM.get_is_a_template.
 func (x VM) GetIsATemplate(ctx context.Context, self xenapi.VMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM.get_is_a_template", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM.get_is_a_template", string(self)))
 }
 
 // SetIsATemplate: calls VM.set_is_a_template.
 func (x VM) SetIsATemplate(ctx context.Context, self xenapi.VMRef, value bool) error {
-	_, err := x.c.Call(ctx, "VM.set_is_a_template", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_is_a_template", string(self), value))
 }
 
 // GetIsDefaultTemplate: calls VM.get_is_default_template.
 func (x VM) GetIsDefaultTemplate(ctx context.Context, self xenapi.VMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM.get_is_default_template", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM.get_is_default_template", string(self)))
 }
 
 // GetSuspendVDI: calls VM.get_suspend_VDI.
 func (x VM) GetSuspendVDI(ctx context.Context, self xenapi.VMRef) (xenapi.VDIRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_suspend_VDI", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VDIRef(v.(string)), nil
+	return text[xenapi.VDIRef](x.c.Call(ctx, "VM.get_suspend_VDI", string(self)))
 }
 
 // GetResidentOn: calls VM.get_resident_on.
 func (x VM) GetResidentOn(ctx context.Context, self xenapi.VMRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_resident_on", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "VM.get_resident_on", string(self)))
 }
 
 // GetScheduledToBeResidentOn: calls VM.get_scheduled_to_be_resident_on.
 func (x VM) GetScheduledToBeResidentOn(ctx context.Context, self xenapi.VMRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_scheduled_to_be_resident_on", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "VM.get_scheduled_to_be_resident_on", string(self)))
 }
 
 // GetAffinity: calls VM.get_affinity.
 func (x VM) GetAffinity(ctx context.Context, self xenapi.VMRef) (xenapi.HostRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_affinity", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.HostRef(v.(string)), nil
+	return text[xenapi.HostRef](x.c.Call(ctx, "VM.get_affinity", string(self)))
 }
 
 // SetAffinity: calls VM.set_affinity.
 func (x VM) SetAffinity(ctx context.Context, self xenapi.VMRef, value xenapi.HostRef) error {
-	_, err := x.c.Call(ctx, "VM.set_affinity", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_affinity", string(self), string(value)))
 }
 
 // GetMemoryOverhead: calls VM.get_memory_overhead.
 func (x VM) GetMemoryOverhead(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_memory_overhead", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_memory_overhead", string(self)))
 }
 
 // GetMemoryTarget: calls VM.get_memory_target.
 func (x VM) GetMemoryTarget(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_memory_target", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_memory_target", string(self)))
 }
 
 // GetMemoryStaticMax: calls VM.get_memory_static_max.
 func (x VM) GetMemoryStaticMax(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_memory_static_max", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_memory_static_max", string(self)))
 }
 
 // GetMemoryDynamicMax: calls VM.get_memory_dynamic_max.
 func (x VM) GetMemoryDynamicMax(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_memory_dynamic_max", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_memory_dynamic_max", string(self)))
 }
 
 // GetMemoryDynamicMin: calls VM.get_memory_dynamic_min.
 func (x VM) GetMemoryDynamicMin(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_memory_dynamic_min", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_memory_dynamic_min", string(self)))
 }
 
 // GetMemoryStaticMin: calls VM.get_memory_static_min.
 func (x VM) GetMemoryStaticMin(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_memory_static_min", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_memory_static_min", string(self)))
 }
 
 // GetVCPUsParams: calls VM.get_VCPUs_params.
 func (x VM) GetVCPUsParams(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_VCPUs_params", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_VCPUs_params", string(self)))
 }
 
 // SetVCPUsParams: calls VM.set_VCPUs_params.
 func (x VM) SetVCPUsParams(ctx context.Context, self xenapi.VMRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.set_VCPUs_params", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_VCPUs_params", string(self), value))
 }
 
 // AddToVCPUsParams: calls VM.add_to_VCPUs_params.
 func (x VM) AddToVCPUsParams(ctx context.Context, self xenapi.VMRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VM.add_to_VCPUs_params", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VM.add_to_VCPUs_params", string(self), key, value))
 }
 
 // RemoveFromVCPUsParams: calls VM.remove_from_VCPUs_params.
 func (x VM) RemoveFromVCPUsParams(ctx context.Context, self xenapi.VMRef, key string) error {
-	_, err := x.c.Call(ctx, "VM.remove_from_VCPUs_params", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VM.remove_from_VCPUs_params", string(self), key))
 }
 
 // GetVCPUsMax: calls VM.get_VCPUs_max.
 func (x VM) GetVCPUsMax(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_VCPUs_max", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_VCPUs_max", string(self)))
 }
 
 // GetVCPUsAtStartup: calls VM.get_VCPUs_at_startup.
 func (x VM) GetVCPUsAtStartup(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_VCPUs_at_startup", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_VCPUs_at_startup", string(self)))
 }
 
 // GetActionsAfterSoftreboot: calls VM.get_actions_after_softreboot.
 func (x VM) GetActionsAfterSoftreboot(ctx context.Context, self xenapi.VMRef) (xenapi.OnSoftrebootBehavior, error) {
-	v, err := x.c.Call(ctx, "VM.get_actions_after_softreboot", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.OnSoftrebootBehavior(v.(string)), nil
+	return text[xenapi.OnSoftrebootBehavior](x.c.Call(ctx, "VM.get_actions_after_softreboot", string(self)))
 }
 
 // SetActionsAfterSoftreboot: calls VM.set_actions_after_softreboot.
 func (x VM) SetActionsAfterSoftreboot(ctx context.Context, self xenapi.VMRef, value xenapi.OnSoftrebootBehavior) error {
-	_, err := x.c.Call(ctx, "VM.set_actions_after_softreboot", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_actions_after_softreboot", string(self), string(value)))
 }
 
 // GetActionsAfterShutdown: calls VM.get_actions_after_shutdown.
 func (x VM) GetActionsAfterShutdown(ctx context.Context, self xenapi.VMRef) (xenapi.OnNormalExit, error) {
-	v, err := x.c.Call(ctx, "VM.get_actions_after_shutdown", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.OnNormalExit(v.(string)), nil
+	return text[xenapi.OnNormalExit](x.c.Call(ctx, "VM.get_actions_after_shutdown", string(self)))
 }
 
 // SetActionsAfterShutdown: calls VM.set_actions_after_shutdown.
 func (x VM) SetActionsAfterShutdown(ctx context.Context, self xenapi.VMRef, value xenapi.OnNormalExit) error {
-	_, err := x.c.Call(ctx, "VM.set_actions_after_shutdown", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_actions_after_shutdown", string(self), string(value)))
 }
 
 // GetActionsAfterReboot: calls VM.get_actions_after_reboot.
 func (x VM) GetActionsAfterReboot(ctx context.Context, self xenapi.VMRef) (xenapi.OnNormalExit, error) {
-	v, err := x.c.Call(ctx, "VM.get_actions_after_reboot", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.OnNormalExit(v.(string)), nil
+	return text[xenapi.OnNormalExit](x.c.Call(ctx, "VM.get_actions_after_reboot", string(self)))
 }
 
 // SetActionsAfterReboot: calls VM.set_actions_after_reboot.
 func (x VM) SetActionsAfterReboot(ctx context.Context, self xenapi.VMRef, value xenapi.OnNormalExit) error {
-	_, err := x.c.Call(ctx, "VM.set_actions_after_reboot", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_actions_after_reboot", string(self), string(value)))
 }
 
 // GetActionsAfterCrash: calls VM.get_actions_after_crash.
 func (x VM) GetActionsAfterCrash(ctx context.Context, self xenapi.VMRef) (xenapi.OnCrashBehaviour, error) {
-	v, err := x.c.Call(ctx, "VM.get_actions_after_crash", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.OnCrashBehaviour(v.(string)), nil
+	return text[xenapi.OnCrashBehaviour](x.c.Call(ctx, "VM.get_actions_after_crash", string(self)))
 }
 
 // GetConsoles: calls VM.get_consoles.
 func (x VM) GetConsoles(ctx context.Context, self xenapi.VMRef) ([]xenapi.ConsoleRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_consoles", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.ConsoleRef](v.([]string)), nil
+	return set[xenapi.ConsoleRef](x.c.Call(ctx, "VM.get_consoles", string(self)))
 }
 
 // GetVIFs: calls VM.get_VIFs.
 func (x VM) GetVIFs(ctx context.Context, self xenapi.VMRef) ([]xenapi.VIFRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_VIFs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VIFRef](v.([]string)), nil
+	return set[xenapi.VIFRef](x.c.Call(ctx, "VM.get_VIFs", string(self)))
 }
 
 // GetVBDs: calls VM.get_VBDs.
 func (x VM) GetVBDs(ctx context.Context, self xenapi.VMRef) ([]xenapi.VBDRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_VBDs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VBDRef](v.([]string)), nil
+	return set[xenapi.VBDRef](x.c.Call(ctx, "VM.get_VBDs", string(self)))
 }
 
 // GetVUSBs: calls VM.get_VUSBs.
 func (x VM) GetVUSBs(ctx context.Context, self xenapi.VMRef) ([]xenapi.VUSBRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_VUSBs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VUSBRef](v.([]string)), nil
+	return set[xenapi.VUSBRef](x.c.Call(ctx, "VM.get_VUSBs", string(self)))
 }
 
 // GetCrashDumps: calls VM.get_crash_dumps.
 func (x VM) GetCrashDumps(ctx context.Context, self xenapi.VMRef) ([]xenapi.CrashdumpRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_crash_dumps", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.CrashdumpRef](v.([]string)), nil
+	return set[xenapi.CrashdumpRef](x.c.Call(ctx, "VM.get_crash_dumps", string(self)))
 }
 
 // GetVTPMs: calls VM.get_VTPMs.
 func (x VM) GetVTPMs(ctx context.Context, self xenapi.VMRef) ([]xenapi.VTPMRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_VTPMs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VTPMRef](v.([]string)), nil
+	return set[xenapi.VTPMRef](x.c.Call(ctx, "VM.get_VTPMs", string(self)))
 }
 
 // GetPVBootloader: calls VM.get_PV_bootloader.
 func (x VM) GetPVBootloader(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_PV_bootloader", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_PV_bootloader", string(self)))
 }
 
 // SetPVBootloader: calls VM.set_PV_bootloader.
 func (x VM) SetPVBootloader(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_PV_bootloader", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_PV_bootloader", string(self), value))
 }
 
 // GetPVKernel: calls VM.get_PV_kernel.
 func (x VM) GetPVKernel(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_PV_kernel", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_PV_kernel", string(self)))
 }
 
 // SetPVKernel: calls VM.set_PV_kernel.
 func (x VM) SetPVKernel(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_PV_kernel", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_PV_kernel", string(self), value))
 }
 
 // GetPVRamdisk: calls VM.get_PV_ramdisk.
 func (x VM) GetPVRamdisk(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_PV_ramdisk", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_PV_ramdisk", string(self)))
 }
 
 // SetPVRamdisk: calls VM.set_PV_ramdisk.
 func (x VM) SetPVRamdisk(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_PV_ramdisk", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_PV_ramdisk", string(self), value))
 }
 
 // GetPVArgs: calls VM.get_PV_args.
 func (x VM) GetPVArgs(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_PV_args", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_PV_args", string(self)))
 }
 
 // SetPVArgs: calls VM.set_PV_args.
 func (x VM) SetPVArgs(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_PV_args", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_PV_args", string(self), value))
 }
 
 // GetPVBootloaderArgs: calls VM.get_PV_bootloader_args.
 func (x VM) GetPVBootloaderArgs(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_PV_bootloader_args", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_PV_bootloader_args", string(self)))
 }
 
 // SetPVBootloaderArgs: calls VM.set_PV_bootloader_args.
 func (x VM) SetPVBootloaderArgs(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_PV_bootloader_args", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_PV_bootloader_args", string(self), value))
 }
 
 // GetPVLegacyArgs: calls VM.get_PV_legacy_args.
 func (x VM) GetPVLegacyArgs(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_PV_legacy_args", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_PV_legacy_args", string(self)))
 }
 
 // SetPVLegacyArgs: calls VM.set_PV_legacy_args.
 func (x VM) SetPVLegacyArgs(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_PV_legacy_args", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_PV_legacy_args", string(self), value))
 }
 
 // GetHVMBootPolicy: calls VM.get_HVM_boot_policy.
 func (x VM) GetHVMBootPolicy(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_HVM_boot_policy", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_HVM_boot_policy", string(self)))
 }
 
 // GetHVMBootParams: calls VM.get_HVM_boot_params.
 func (x VM) GetHVMBootParams(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_HVM_boot_params", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_HVM_boot_params", string(self)))
 }
 
 // SetHVMBootParams: calls VM.set_HVM_boot_params.
 func (x VM) SetHVMBootParams(ctx context.Context, self xenapi.VMRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.set_HVM_boot_params", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_HVM_boot_params", string(self), value))
 }
 
 // AddToHVMBootParams: calls VM.add_to_HVM_boot_params.
 func (x VM) AddToHVMBootParams(ctx context.Context, self xenapi.VMRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VM.add_to_HVM_boot_params", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VM.add_to_HVM_boot_params", string(self), key, value))
 }
 
 // RemoveFromHVMBootParams: calls VM.remove_from_HVM_boot_params.
 func (x VM) RemoveFromHVMBootParams(ctx context.Context, self xenapi.VMRef, key string) error {
-	_, err := x.c.Call(ctx, "VM.remove_from_HVM_boot_params", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VM.remove_from_HVM_boot_params", string(self), key))
 }
 
 // GetHVMShadowMultiplier: calls VM.get_HVM_shadow_multiplier.
 func (x VM) GetHVMShadowMultiplier(ctx context.Context, self xenapi.VMRef) (float64, error) {
-	v, err := x.c.Call(ctx, "VM.get_HVM_shadow_multiplier", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(float64), nil
+	return value[float64](x.c.Call(ctx, "VM.get_HVM_shadow_multiplier", string(self)))
 }
 
 // GetPlatform: calls VM.get_platform.
 func (x VM) GetPlatform(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_platform", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_platform", string(self)))
 }
 
 // GetPCIBus: calls VM.get_PCI_bus.
 func (x VM) GetPCIBus(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_PCI_bus", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_PCI_bus", string(self)))
 }
 
 // SetPCIBus: calls VM.set_PCI_bus.
 func (x VM) SetPCIBus(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_PCI_bus", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_PCI_bus", string(self), value))
 }
 
 // GetOtherConfig: calls VM.get_other_config.
 func (x VM) GetOtherConfig(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_other_config", string(self)))
 }
 
 // GetDomid: calls VM.get_domid.
 func (x VM) GetDomid(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_domid", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_domid", string(self)))
 }
 
 // GetDomarch: calls VM.get_domarch.
 func (x VM) GetDomarch(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_domarch", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_domarch", string(self)))
 }
 
 // GetLastBootCPUFlags: calls VM.get_last_boot_CPU_flags.
 func (x VM) GetLastBootCPUFlags(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_last_boot_CPU_flags", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_last_boot_CPU_flags", string(self)))
 }
 
 // GetIsControlDomain: calls VM.get_is_control_domain.
 func (x VM) GetIsControlDomain(ctx context.Context, self xenapi.VMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM.get_is_control_domain", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM.get_is_control_domain", string(self)))
 }
 
 // GetMetrics: calls VM.get_metrics.
 func (x VM) GetMetrics(ctx context.Context, self xenapi.VMRef) (xenapi.VMMetricsRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_metrics", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMMetricsRef(v.(string)), nil
+	return text[xenapi.VMMetricsRef](x.c.Call(ctx, "VM.get_metrics", string(self)))
 }
 
 // GetGuestMetrics: calls VM.get_guest_metrics.
 func (x VM) GetGuestMetrics(ctx context.Context, self xenapi.VMRef) (xenapi.VMGuestMetricsRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_guest_metrics", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMGuestMetricsRef(v.(string)), nil
+	return text[xenapi.VMGuestMetricsRef](x.c.Call(ctx, "VM.get_guest_metrics", string(self)))
 }
 
 // GetLastBootedRecord: calls VM.get_last_booted_record.
 func (x VM) GetLastBootedRecord(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_last_booted_record", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_last_booted_record", string(self)))
 }
 
 // GetRecommendations: calls VM.get_recommendations.
 func (x VM) GetRecommendations(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_recommendations", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_recommendations", string(self)))
 }
 
 // SetRecommendations: calls VM.set_recommendations.
 func (x VM) SetRecommendations(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.set_recommendations", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_recommendations", string(self), value))
 }
 
 // GetXenstoreData: calls VM.get_xenstore_data.
 func (x VM) GetXenstoreData(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_xenstore_data", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_xenstore_data", string(self)))
 }
 
 // SetXenstoreData: calls VM.set_xenstore_data.
 func (x VM) SetXenstoreData(ctx context.Context, self xenapi.VMRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM.set_xenstore_data", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_xenstore_data", string(self), value))
 }
 
 // AddToXenstoreData: calls VM.add_to_xenstore_data.
 func (x VM) AddToXenstoreData(ctx context.Context, self xenapi.VMRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VM.add_to_xenstore_data", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VM.add_to_xenstore_data", string(self), key, value))
 }
 
 // RemoveFromXenstoreData: calls VM.remove_from_xenstore_data.
 func (x VM) RemoveFromXenstoreData(ctx context.Context, self xenapi.VMRef, key string) error {
-	_, err := x.c.Call(ctx, "VM.remove_from_xenstore_data", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VM.remove_from_xenstore_data", string(self), key))
 }
 
 // GetHAAlwaysRun: calls VM.get_ha_always_run.
 func (x VM) GetHAAlwaysRun(ctx context.Context, self xenapi.VMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM.get_ha_always_run", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM.get_ha_always_run", string(self)))
 }
 
 // GetHARestartPriority: calls VM.get_ha_restart_priority.
 func (x VM) GetHARestartPriority(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_ha_restart_priority", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_ha_restart_priority", string(self)))
 }
 
 // GetIsASnapshot: calls VM.get_is_a_snapshot.
 func (x VM) GetIsASnapshot(ctx context.Context, self xenapi.VMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM.get_is_a_snapshot", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM.get_is_a_snapshot", string(self)))
 }
 
 // GetSnapshotOf: calls VM.get_snapshot_of.
 func (x VM) GetSnapshotOf(ctx context.Context, self xenapi.VMRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_snapshot_of", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.get_snapshot_of", string(self)))
 }
 
 // GetSnapshots: calls VM.get_snapshots.
 func (x VM) GetSnapshots(ctx context.Context, self xenapi.VMRef) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_snapshots", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "VM.get_snapshots", string(self)))
 }
 
 // GetSnapshotTime: calls VM.get_snapshot_time.
 func (x VM) GetSnapshotTime(ctx context.Context, self xenapi.VMRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "VM.get_snapshot_time", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "VM.get_snapshot_time", string(self)))
 }
 
 // GetTransportableSnapshotID: calls VM.get_transportable_snapshot_id.
 func (x VM) GetTransportableSnapshotID(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_transportable_snapshot_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_transportable_snapshot_id", string(self)))
 }
 
 // GetBlobs: calls VM.get_blobs.
 func (x VM) GetBlobs(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_blobs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_blobs", string(self)))
 }
 
 // GetTags: calls VM.get_tags.
 func (x VM) GetTags(ctx context.Context, self xenapi.VMRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_tags", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VM.get_tags", string(self)))
 }
 
 // SetTags: calls VM.set_tags.
 func (x VM) SetTags(ctx context.Context, self xenapi.VMRef, value []string) error {
-	_, err := x.c.Call(ctx, "VM.set_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_tags", string(self), value))
 }
 
 // AddTags: calls VM.add_tags.
 func (x VM) AddTags(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.add_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.add_tags", string(self), value))
 }
 
 // RemoveTags: calls VM.remove_tags.
 func (x VM) RemoveTags(ctx context.Context, self xenapi.VMRef, value string) error {
-	_, err := x.c.Call(ctx, "VM.remove_tags", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.remove_tags", string(self), value))
 }
 
 // GetBlockedOperations: calls VM.get_blocked_operations.
 func (x VM) GetBlockedOperations(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_blocked_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_blocked_operations", string(self)))
 }
 
 // GetSnapshotInfo: calls VM.get_snapshot_info.
 func (x VM) GetSnapshotInfo(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_snapshot_info", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_snapshot_info", string(self)))
 }
 
 // GetSnapshotMetadata: calls VM.get_snapshot_metadata.
 func (x VM) GetSnapshotMetadata(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_snapshot_metadata", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_snapshot_metadata", string(self)))
 }
 
 // GetParent: calls VM.get_parent.
 func (x VM) GetParent(ctx context.Context, self xenapi.VMRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_parent", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VM.get_parent", string(self)))
 }
 
 // GetChildren: calls VM.get_children.
 func (x VM) GetChildren(ctx context.Context, self xenapi.VMRef) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_children", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "VM.get_children", string(self)))
 }
 
 // GetBIOSStrings: calls VM.get_bios_strings.
 func (x VM) GetBIOSStrings(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_bios_strings", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_bios_strings", string(self)))
 }
 
 // GetProtectionPolicy: calls VM.get_protection_policy.
 func (x VM) GetProtectionPolicy(ctx context.Context, self xenapi.VMRef) (xenapi.VMPPRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_protection_policy", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMPPRef(v.(string)), nil
+	return text[xenapi.VMPPRef](x.c.Call(ctx, "VM.get_protection_policy", string(self)))
 }
 
 // GetSnapshotSchedule: calls VM.get_snapshot_schedule.
 func (x VM) GetSnapshotSchedule(ctx context.Context, self xenapi.VMRef) (xenapi.VMSSRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_snapshot_schedule", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMSSRef(v.(string)), nil
+	return text[xenapi.VMSSRef](x.c.Call(ctx, "VM.get_snapshot_schedule", string(self)))
 }
 
 // GetIsVMSSSnapshot: calls VM.get_is_vmss_snapshot.
 func (x VM) GetIsVMSSSnapshot(ctx context.Context, self xenapi.VMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM.get_is_vmss_snapshot", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM.get_is_vmss_snapshot", string(self)))
 }
 
 // GetAppliance: calls VM.get_appliance.
 func (x VM) GetAppliance(ctx context.Context, self xenapi.VMRef) (xenapi.VMApplianceRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_appliance", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMApplianceRef(v.(string)), nil
+	return text[xenapi.VMApplianceRef](x.c.Call(ctx, "VM.get_appliance", string(self)))
 }
 
 // GetStartDelay: calls VM.get_start_delay.
 func (x VM) GetStartDelay(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_start_delay", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_start_delay", string(self)))
 }
 
 // GetShutdownDelay: calls VM.get_shutdown_delay.
 func (x VM) GetShutdownDelay(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_shutdown_delay", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_shutdown_delay", string(self)))
 }
 
 // GetOrder: calls VM.get_order.
 func (x VM) GetOrder(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_order", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_order", string(self)))
 }
 
 // GetVGPUs: calls VM.get_VGPUs.
 func (x VM) GetVGPUs(ctx context.Context, self xenapi.VMRef) ([]xenapi.VGPURef, error) {
-	v, err := x.c.Call(ctx, "VM.get_VGPUs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VGPURef](v.([]string)), nil
+	return set[xenapi.VGPURef](x.c.Call(ctx, "VM.get_VGPUs", string(self)))
 }
 
 // GetAttachedPCIs: calls VM.get_attached_PCIs.
 func (x VM) GetAttachedPCIs(ctx context.Context, self xenapi.VMRef) ([]xenapi.PCIRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_attached_PCIs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.PCIRef](v.([]string)), nil
+	return set[xenapi.PCIRef](x.c.Call(ctx, "VM.get_attached_PCIs", string(self)))
 }
 
 // GetSuspendSR: calls VM.get_suspend_SR.
 func (x VM) GetSuspendSR(ctx context.Context, self xenapi.VMRef) (xenapi.SRRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_suspend_SR", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.SRRef(v.(string)), nil
+	return text[xenapi.SRRef](x.c.Call(ctx, "VM.get_suspend_SR", string(self)))
 }
 
 // SetSuspendSR: calls VM.set_suspend_SR.
 func (x VM) SetSuspendSR(ctx context.Context, self xenapi.VMRef, value xenapi.SRRef) error {
-	_, err := x.c.Call(ctx, "VM.set_suspend_SR", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VM.set_suspend_SR", string(self), string(value)))
 }
 
 // GetVersion: calls VM.get_version.
 func (x VM) GetVersion(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_version", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_version", string(self)))
 }
 
 // GetGenerationID: calls VM.get_generation_id.
 func (x VM) GetGenerationID(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_generation_id", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_generation_id", string(self)))
 }
 
 // GetHardwarePlatformVersion: calls VM.get_hardware_platform_version.
 func (x VM) GetHardwarePlatformVersion(ctx context.Context, self xenapi.VMRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM.get_hardware_platform_version", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM.get_hardware_platform_version", string(self)))
 }
 
 // SetHardwarePlatformVersion: calls VM.set_hardware_platform_version.
 func (x VM) SetHardwarePlatformVersion(ctx context.Context, self xenapi.VMRef, value int64) error {
-	_, err := x.c.Call(ctx, "VM.set_hardware_platform_version", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM.set_hardware_platform_version", string(self), value))
 }
 
 // GetHasVendorDevice: calls VM.get_has_vendor_device.
 func (x VM) GetHasVendorDevice(ctx context.Context, self xenapi.VMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM.get_has_vendor_device", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM.get_has_vendor_device", string(self)))
 }
 
 // GetRequiresReboot: calls VM.get_requires_reboot.
 func (x VM) GetRequiresReboot(ctx context.Context, self xenapi.VMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM.get_requires_reboot", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM.get_requires_reboot", string(self)))
 }
 
 // GetReferenceLabel: calls VM.get_reference_label.
 func (x VM) GetReferenceLabel(ctx context.Context, self xenapi.VMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM.get_reference_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM.get_reference_label", string(self)))
 }
 
 // GetDomainType: calls VM.get_domain_type.
 func (x VM) GetDomainType(ctx context.Context, self xenapi.VMRef) (xenapi.DomainType, error) {
-	v, err := x.c.Call(ctx, "VM.get_domain_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.DomainType(v.(string)), nil
+	return text[xenapi.DomainType](x.c.Call(ctx, "VM.get_domain_type", string(self)))
 }
 
 // GetNVRAM: calls VM.get_NVRAM.
 func (x VM) GetNVRAM(ctx context.Context, self xenapi.VMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM.get_NVRAM", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM.get_NVRAM", string(self)))
 }
 
 // GetPendingGuidances: calls VM.get_pending_guidances.
 func (x VM) GetPendingGuidances(ctx context.Context, self xenapi.VMRef) ([]xenapi.UpdateGuidances, error) {
-	v, err := x.c.Call(ctx, "VM.get_pending_guidances", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.UpdateGuidances](v.([]string)), nil
+	return set[xenapi.UpdateGuidances](x.c.Call(ctx, "VM.get_pending_guidances", string(self)))
 }
 
 // GetPendingGuidancesRecommended: calls VM.get_pending_guidances_recommended.
 func (x VM) GetPendingGuidancesRecommended(ctx context.Context, self xenapi.VMRef) ([]xenapi.UpdateGuidances, error) {
-	v, err := x.c.Call(ctx, "VM.get_pending_guidances_recommended", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.UpdateGuidances](v.([]string)), nil
+	return set[xenapi.UpdateGuidances](x.c.Call(ctx, "VM.get_pending_guidances_recommended", string(self)))
 }
 
 // GetPendingGuidancesFull: calls VM.get_pending_guidances_full.
 func (x VM) GetPendingGuidancesFull(ctx context.Context, self xenapi.VMRef) ([]xenapi.UpdateGuidances, error) {
-	v, err := x.c.Call(ctx, "VM.get_pending_guidances_full", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.UpdateGuidances](v.([]string)), nil
+	return set[xenapi.UpdateGuidances](x.c.Call(ctx, "VM.get_pending_guidances_full", string(self)))
 }
 
 // GetGroups: calls VM.get_groups.
 func (x VM) GetGroups(ctx context.Context, self xenapi.VMRef) ([]xenapi.VMGroupRef, error) {
-	v, err := x.c.Call(ctx, "VM.get_groups", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMGroupRef](v.([]string)), nil
+	return set[xenapi.VMGroupRef](x.c.Call(ctx, "VM.get_groups", string(self)))
 }
 
 // GetSecurebootCertificatesState: calls VM.get_secureboot_certificates_state.
 func (x VM) GetSecurebootCertificatesState(ctx context.Context, self xenapi.VMRef) (xenapi.VMSecurebootCertificatesState, error) {
-	v, err := x.c.Call(ctx, "VM.get_secureboot_certificates_state", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMSecurebootCertificatesState(v.(string)), nil
+	return text[xenapi.VMSecurebootCertificatesState](x.c.Call(ctx, "VM.get_secureboot_certificates_state", string(self)))
 }

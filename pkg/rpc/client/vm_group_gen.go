@@ -10,135 +10,80 @@ type VMGroup struct{ c *Client }
 
 // GetRecord: calls VM_group.get_record.
 func (x VMGroup) GetRecord(ctx context.Context, self xenapi.VMGroupRef) (*xenapi.VMGroup, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VMGroup), nil
+	return value[*xenapi.VMGroup](x.c.Call(ctx, "VM_group.get_record", string(self)))
 }
 
 // GetByUUID: calls VM_group.get_by_uuid.
 func (x VMGroup) GetByUUID(ctx context.Context, uuid string) (xenapi.VMGroupRef, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMGroupRef(v.(string)), nil
+	return text[xenapi.VMGroupRef](x.c.Call(ctx, "VM_group.get_by_uuid", uuid))
 }
 
 // Create: calls VM_group.create.
 func (x VMGroup) Create(ctx context.Context, args *xenapi.VMGroup) (xenapi.VMGroupRef, error) {
-	v, err := x.c.Call(ctx, "VM_group.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMGroupRef(v.(string)), nil
+	return text[xenapi.VMGroupRef](x.c.Call(ctx, "VM_group.create", args))
 }
 
 // Destroy: calls VM_group.destroy.
 func (x VMGroup) Destroy(ctx context.Context, self xenapi.VMGroupRef) error {
-	_, err := x.c.Call(ctx, "VM_group.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VM_group.destroy", string(self)))
 }
 
 // GetByNameLabel: calls VM_group.get_by_name_label.
 func (x VMGroup) GetByNameLabel(ctx context.Context, label string) ([]xenapi.VMGroupRef, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMGroupRef](v.([]string)), nil
+	return set[xenapi.VMGroupRef](x.c.Call(ctx, "VM_group.get_by_name_label", label))
 }
 
 // GetAll: calls VM_group.get_all.
 func (x VMGroup) GetAll(ctx context.Context) ([]xenapi.VMGroupRef, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMGroupRef](v.([]string)), nil
+	return set[xenapi.VMGroupRef](x.c.Call(ctx, "VM_group.get_all"))
 }
 
 // GetAllWhere: calls VM_group.get_all_where.
 func (x VMGroup) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VMGroupRef, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMGroupRef](v.([]string)), nil
+	return set[xenapi.VMGroupRef](x.c.Call(ctx, "VM_group.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VM_group.get_all_records_where.
 func (x VMGroup) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM_group.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VM_group.get_all_records.
 func (x VMGroup) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM_group.get_all_records"))
 }
 
 // GetUUID: calls VM_group.get_uuid.
 func (x VMGroup) GetUUID(ctx context.Context, self xenapi.VMGroupRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM_group.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls VM_group.get_name_label.
 func (x VMGroup) GetNameLabel(ctx context.Context, self xenapi.VMGroupRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM_group.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls VM_group.set_name_label.
 func (x VMGroup) SetNameLabel(ctx context.Context, self xenapi.VMGroupRef, value string) error {
-	_, err := x.c.Call(ctx, "VM_group.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM_group.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls VM_group.get_name_description.
 func (x VMGroup) GetNameDescription(ctx context.Context, self xenapi.VMGroupRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM_group.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls VM_group.set_name_description.
 func (x VMGroup) SetNameDescription(ctx context.Context, self xenapi.VMGroupRef, value string) error {
-	_, err := x.c.Call(ctx, "VM_group.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM_group.set_name_description", string(self), value))
 }
 
 // GetPlacement: calls VM_group.get_placement.
 func (x VMGroup) GetPlacement(ctx context.Context, self xenapi.VMGroupRef) (xenapi.PlacementPolicy, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_placement", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PlacementPolicy(v.(string)), nil
+	return text[xenapi.PlacementPolicy](x.c.Call(ctx, "VM_group.get_placement", string(self)))
 }
 
 // GetVMs: calls VM_group.get_VMs.
 func (x VMGroup) GetVMs(ctx context.Context, self xenapi.VMGroupRef) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VM_group.get_VMs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "VM_group.get_VMs", string(self)))
 }

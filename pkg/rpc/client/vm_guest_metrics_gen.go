@@ -11,198 +11,115 @@ type VMGuestMetrics struct{ c *Client }
 
 // GetRecord: calls VM_guest_metrics.get_record.
 func (x VMGuestMetrics) GetRecord(ctx context.Context, self xenapi.VMGuestMetricsRef) (*xenapi.VMGuestMetrics, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VMGuestMetrics), nil
+	return value[*xenapi.VMGuestMetrics](x.c.Call(ctx, "VM_guest_metrics.get_record", string(self)))
 }
 
 // GetByUUID: calls VM_guest_metrics.get_by_uuid.
 func (x VMGuestMetrics) GetByUUID(ctx context.Context, uuid string) (xenapi.VMGuestMetricsRef, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMGuestMetricsRef(v.(string)), nil
+	return text[xenapi.VMGuestMetricsRef](x.c.Call(ctx, "VM_guest_metrics.get_by_uuid", uuid))
 }
 
 // GetAll: calls VM_guest_metrics.get_all.
 func (x VMGuestMetrics) GetAll(ctx context.Context) ([]xenapi.VMGuestMetricsRef, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMGuestMetricsRef](v.([]string)), nil
+	return set[xenapi.VMGuestMetricsRef](x.c.Call(ctx, "VM_guest_metrics.get_all"))
 }
 
 // GetAllWhere: calls VM_guest_metrics.get_all_where.
 func (x VMGuestMetrics) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VMGuestMetricsRef, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMGuestMetricsRef](v.([]string)), nil
+	return set[xenapi.VMGuestMetricsRef](x.c.Call(ctx, "VM_guest_metrics.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VM_guest_metrics.get_all_records_where.
 func (x VMGuestMetrics) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM_guest_metrics.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VM_guest_metrics.get_all_records.
 func (x VMGuestMetrics) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM_guest_metrics.get_all_records"))
 }
 
 // GetUUID: calls VM_guest_metrics.get_uuid.
 func (x VMGuestMetrics) GetUUID(ctx context.Context, self xenapi.VMGuestMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM_guest_metrics.get_uuid", string(self)))
 }
 
 // GetOSVersion: calls VM_guest_metrics.get_os_version.
 func (x VMGuestMetrics) GetOSVersion(ctx context.Context, self xenapi.VMGuestMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_os_version", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_guest_metrics.get_os_version", string(self)))
 }
 
 // GetNetbiosName: calls VM_guest_metrics.get_netbios_name.
 func (x VMGuestMetrics) GetNetbiosName(ctx context.Context, self xenapi.VMGuestMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_netbios_name", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_guest_metrics.get_netbios_name", string(self)))
 }
 
 // GetPVDriversVersion: calls VM_guest_metrics.get_PV_drivers_version.
 func (x VMGuestMetrics) GetPVDriversVersion(ctx context.Context, self xenapi.VMGuestMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_PV_drivers_version", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_guest_metrics.get_PV_drivers_version", string(self)))
 }
 
 // GetPVDriversUpToDate: calls VM_guest_metrics.get_PV_drivers_up_to_date.
 func (x VMGuestMetrics) GetPVDriversUpToDate(ctx context.Context, self xenapi.VMGuestMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_PV_drivers_up_to_date", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM_guest_metrics.get_PV_drivers_up_to_date", string(self)))
 }
 
 // GetNetworks: calls VM_guest_metrics.get_networks.
 func (x VMGuestMetrics) GetNetworks(ctx context.Context, self xenapi.VMGuestMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_networks", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_guest_metrics.get_networks", string(self)))
 }
 
 // GetOther: calls VM_guest_metrics.get_other.
 func (x VMGuestMetrics) GetOther(ctx context.Context, self xenapi.VMGuestMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_other", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_guest_metrics.get_other", string(self)))
 }
 
 // GetLastUpdated: calls VM_guest_metrics.get_last_updated.
 func (x VMGuestMetrics) GetLastUpdated(ctx context.Context, self xenapi.VMGuestMetricsRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_last_updated", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "VM_guest_metrics.get_last_updated", string(self)))
 }
 
 // GetOtherConfig: calls VM_guest_metrics.get_other_config.
 func (x VMGuestMetrics) GetOtherConfig(ctx context.Context, self xenapi.VMGuestMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_guest_metrics.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls VM_guest_metrics.set_other_config.
 func (x VMGuestMetrics) SetOtherConfig(ctx context.Context, self xenapi.VMGuestMetricsRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM_guest_metrics.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM_guest_metrics.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls VM_guest_metrics.add_to_other_config.
 func (x VMGuestMetrics) AddToOtherConfig(ctx context.Context, self xenapi.VMGuestMetricsRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VM_guest_metrics.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VM_guest_metrics.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls VM_guest_metrics.remove_from_other_config.
 func (x VMGuestMetrics) RemoveFromOtherConfig(ctx context.Context, self xenapi.VMGuestMetricsRef, key string) error {
-	_, err := x.c.Call(ctx, "VM_guest_metrics.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VM_guest_metrics.remove_from_other_config", string(self), key))
 }
 
 // GetLive: calls VM_guest_metrics.get_live.
 func (x VMGuestMetrics) GetLive(ctx context.Context, self xenapi.VMGuestMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_live", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM_guest_metrics.get_live", string(self)))
 }
 
 // GetCanUseHotplugVBD: calls VM_guest_metrics.get_can_use_hotplug_vbd.
 func (x VMGuestMetrics) GetCanUseHotplugVBD(ctx context.Context, self xenapi.VMGuestMetricsRef) (xenapi.TristateType, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_can_use_hotplug_vbd", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TristateType(v.(string)), nil
+	return text[xenapi.TristateType](x.c.Call(ctx, "VM_guest_metrics.get_can_use_hotplug_vbd", string(self)))
 }
 
 // GetCanUseHotplugVIF: calls VM_guest_metrics.get_can_use_hotplug_vif.
 func (x VMGuestMetrics) GetCanUseHotplugVIF(ctx context.Context, self xenapi.VMGuestMetricsRef) (xenapi.TristateType, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_can_use_hotplug_vif", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.TristateType(v.(string)), nil
+	return text[xenapi.TristateType](x.c.Call(ctx, "VM_guest_metrics.get_can_use_hotplug_vif", string(self)))
 }
 
 // GetPVDriversDetected: calls VM_guest_metrics.get_PV_drivers_detected.
 func (x VMGuestMetrics) GetPVDriversDetected(ctx context.Context, self xenapi.VMGuestMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_PV_drivers_detected", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM_guest_metrics.get_PV_drivers_detected", string(self)))
 }
 
 // GetServices: calls VM_guest_metrics.get_services.
 func (x VMGuestMetrics) GetServices(ctx context.Context, self xenapi.VMGuestMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_guest_metrics.get_services", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_guest_metrics.get_services", string(self)))
 }

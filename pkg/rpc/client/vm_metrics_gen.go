@@ -11,234 +11,135 @@ type VMMetrics struct{ c *Client }
 
 // GetRecord: calls VM_metrics.get_record.
 func (x VMMetrics) GetRecord(ctx context.Context, self xenapi.VMMetricsRef) (*xenapi.VMMetrics, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VMMetrics), nil
+	return value[*xenapi.VMMetrics](x.c.Call(ctx, "VM_metrics.get_record", string(self)))
 }
 
 // GetByUUID: calls VM_metrics.get_by_uuid.
 func (x VMMetrics) GetByUUID(ctx context.Context, uuid string) (xenapi.VMMetricsRef, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMMetricsRef(v.(string)), nil
+	return text[xenapi.VMMetricsRef](x.c.Call(ctx, "VM_metrics.get_by_uuid", uuid))
 }
 
 // GetAll: calls VM_metrics.get_all.
 func (x VMMetrics) GetAll(ctx context.Context) ([]xenapi.VMMetricsRef, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMMetricsRef](v.([]string)), nil
+	return set[xenapi.VMMetricsRef](x.c.Call(ctx, "VM_metrics.get_all"))
 }
 
 // GetAllWhere: calls VM_metrics.get_all_where.
 func (x VMMetrics) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VMMetricsRef, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMMetricsRef](v.([]string)), nil
+	return set[xenapi.VMMetricsRef](x.c.Call(ctx, "VM_metrics.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VM_metrics.get_all_records_where.
 func (x VMMetrics) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM_metrics.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VM_metrics.get_all_records.
 func (x VMMetrics) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VM_metrics.get_all_records"))
 }
 
 // GetUUID: calls VM_metrics.get_uuid.
 func (x VMMetrics) GetUUID(ctx context.Context, self xenapi.VMMetricsRef) (string, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VM_metrics.get_uuid", string(self)))
 }
 
 // GetMemoryActual: calls VM_metrics.get_memory_actual.
 func (x VMMetrics) GetMemoryActual(ctx context.Context, self xenapi.VMMetricsRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_memory_actual", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM_metrics.get_memory_actual", string(self)))
 }
 
 // GetVCPUsNumber: calls VM_metrics.get_VCPUs_number.
 func (x VMMetrics) GetVCPUsNumber(ctx context.Context, self xenapi.VMMetricsRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_VCPUs_number", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM_metrics.get_VCPUs_number", string(self)))
 }
 
 // GetVCPUsCPU: calls VM_metrics.get_VCPUs_CPU.
 func (x VMMetrics) GetVCPUsCPU(ctx context.Context, self xenapi.VMMetricsRef) (map[int64]int64, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_VCPUs_CPU", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[int64]int64), nil
+	return value[map[int64]int64](x.c.Call(ctx, "VM_metrics.get_VCPUs_CPU", string(self)))
 }
 
 // GetVCPUsParams: calls VM_metrics.get_VCPUs_params.
 func (x VMMetrics) GetVCPUsParams(ctx context.Context, self xenapi.VMMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_VCPUs_params", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_metrics.get_VCPUs_params", string(self)))
 }
 
 // GetVCPUsFlags: calls VM_metrics.get_VCPUs_flags.
 func (x VMMetrics) GetVCPUsFlags(ctx context.Context, self xenapi.VMMetricsRef) (map[int64][]string, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_VCPUs_flags", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[int64][]string), nil
+	return value[map[int64][]string](x.c.Call(ctx, "VM_metrics.get_VCPUs_flags", string(self)))
 }
 
 // GetState: calls VM_metrics.get_state.
 func (x VMMetrics) GetState(ctx context.Context, self xenapi.VMMetricsRef) ([]string, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_state", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.([]string), nil
+	return value[[]string](x.c.Call(ctx, "VM_metrics.get_state", string(self)))
 }
 
 // GetStartTime: calls VM_metrics.get_start_time.
 func (x VMMetrics) GetStartTime(ctx context.Context, self xenapi.VMMetricsRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_start_time", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "VM_metrics.get_start_time", string(self)))
 }
 
 // GetInstallTime: calls VM_metrics.get_install_time.
 func (x VMMetrics) GetInstallTime(ctx context.Context, self xenapi.VMMetricsRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_install_time", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "VM_metrics.get_install_time", string(self)))
 }
 
 // GetLastUpdated: calls VM_metrics.get_last_updated.
 func (x VMMetrics) GetLastUpdated(ctx context.Context, self xenapi.VMMetricsRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_last_updated", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "VM_metrics.get_last_updated", string(self)))
 }
 
 // GetOtherConfig: calls VM_metrics.get_other_config.
 func (x VMMetrics) GetOtherConfig(ctx context.Context, self xenapi.VMMetricsRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VM_metrics.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls VM_metrics.set_other_config.
 func (x VMMetrics) SetOtherConfig(ctx context.Context, self xenapi.VMMetricsRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VM_metrics.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VM_metrics.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls VM_metrics.add_to_other_config.
 func (x VMMetrics) AddToOtherConfig(ctx context.Context, self xenapi.VMMetricsRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VM_metrics.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VM_metrics.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls VM_metrics.remove_from_other_config.
 func (x VMMetrics) RemoveFromOtherConfig(ctx context.Context, self xenapi.VMMetricsRef, key string) error {
-	_, err := x.c.Call(ctx, "VM_metrics.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VM_metrics.remove_from_other_config", string(self), key))
 }
 
 // GetHVM: calls VM_metrics.get_hvm.
 func (x VMMetrics) GetHVM(ctx context.Context, self xenapi.VMMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_hvm", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM_metrics.get_hvm", string(self)))
 }
 
 // GetNestedVirt: calls VM_metrics.get_nested_virt.
 func (x VMMetrics) GetNestedVirt(ctx context.Context, self xenapi.VMMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_nested_virt", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM_metrics.get_nested_virt", string(self)))
 }
 
 // GetNomigrate: calls VM_metrics.get_nomigrate.
 func (x VMMetrics) GetNomigrate(ctx context.Context, self xenapi.VMMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_nomigrate", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM_metrics.get_nomigrate", string(self)))
 }
 
 // GetCurrentDomainType: calls VM_metrics.get_current_domain_type.
 func (x VMMetrics) GetCurrentDomainType(ctx context.Context, self xenapi.VMMetricsRef) (xenapi.DomainType, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_current_domain_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.DomainType(v.(string)), nil
+	return text[xenapi.DomainType](x.c.Call(ctx, "VM_metrics.get_current_domain_type", string(self)))
 }
 
 // GetNUMAOptimised: calls VM_metrics.get_numa_optimised.
 func (x VMMetrics) GetNUMAOptimised(ctx context.Context, self xenapi.VMMetricsRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_numa_optimised", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VM_metrics.get_numa_optimised", string(self)))
 }
 
 // GetNUMANodes: calls VM_metrics.get_numa_nodes.
 func (x VMMetrics) GetNUMANodes(ctx context.Context, self xenapi.VMMetricsRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_numa_nodes", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VM_metrics.get_numa_nodes", string(self)))
 }
 
 // GetNUMANodeMemory: calls VM_metrics.get_numa_node_memory.
 func (x VMMetrics) GetNUMANodeMemory(ctx context.Context, self xenapi.VMMetricsRef) (map[int64]int64, error) {
-	v, err := x.c.Call(ctx, "VM_metrics.get_numa_node_memory", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[int64]int64), nil
+	return value[map[int64]int64](x.c.Call(ctx, "VM_metrics.get_numa_node_memory", string(self)))
 }

@@ -11,237 +11,150 @@ type VMSS struct{ c *Client }
 
 // SnapshotNow: runs the schedule at once and returns what came of it.
 func (x VMSS) SnapshotNow(ctx context.Context, vmss xenapi.VMSSRef) (string, error) {
-	v, err := x.c.Call(ctx, "VMSS.snapshot_now", string(vmss))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VMSS.snapshot_now", string(vmss)))
 }
 
 // SetRetainedSnapshots: sets how many snapshots of each VM are kept.
 func (x VMSS) SetRetainedSnapshots(ctx context.Context, self xenapi.VMSSRef, value int64) error {
-	_, err := x.c.Call(ctx, "VMSS.set_retained_snapshots", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VMSS.set_retained_snapshots", string(self), value))
 }
 
 // SetFrequency: sets how often it runs; the keys of schedule must fit.
 func (x VMSS) SetFrequency(ctx context.Context, self xenapi.VMSSRef, value xenapi.VMSSFrequency) error {
-	_, err := x.c.Call(ctx, "VMSS.set_frequency", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VMSS.set_frequency", string(self), string(value)))
 }
 
 // SetSchedule: replaces when it runs.
 func (x VMSS) SetSchedule(ctx context.Context, self xenapi.VMSSRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VMSS.set_schedule", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VMSS.set_schedule", string(self), value))
 }
 
 // AddToSchedule: adds a key to schedule.
 func (x VMSS) AddToSchedule(ctx context.Context, self xenapi.VMSSRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VMSS.add_to_schedule", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VMSS.add_to_schedule", string(self), key, value))
 }
 
 // RemoveFromSchedule: drops a key of schedule.
 func (x VMSS) RemoveFromSchedule(ctx context.Context, self xenapi.VMSSRef, key string) error {
-	_, err := x.c.Call(ctx, "VMSS.remove_from_schedule", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VMSS.remove_from_schedule", string(self), key))
 }
 
 // SetLastRunTime: records when it last ran.
 func (x VMSS) SetLastRunTime(ctx context.Context, self xenapi.VMSSRef, value time.Time) error {
-	_, err := x.c.Call(ctx, "VMSS.set_last_run_time", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VMSS.set_last_run_time", string(self), value))
 }
 
 // SetType: sets whether it takes snapshots or checkpoints.
 func (x VMSS) SetType(ctx context.Context, self xenapi.VMSSRef, value xenapi.VMSSType) error {
-	_, err := x.c.Call(ctx, "VMSS.set_type", string(self), string(value))
-	return err
+	return none(x.c.Call(ctx, "VMSS.set_type", string(self), string(value)))
 }
 
 // GetRecord: calls VMSS.get_record.
 func (x VMSS) GetRecord(ctx context.Context, self xenapi.VMSSRef) (*xenapi.VMSS, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VMSS), nil
+	return value[*xenapi.VMSS](x.c.Call(ctx, "VMSS.get_record", string(self)))
 }
 
 // GetByUUID: calls VMSS.get_by_uuid.
 func (x VMSS) GetByUUID(ctx context.Context, uuid string) (xenapi.VMSSRef, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMSSRef(v.(string)), nil
+	return text[xenapi.VMSSRef](x.c.Call(ctx, "VMSS.get_by_uuid", uuid))
 }
 
 // Create: calls VMSS.create.
 func (x VMSS) Create(ctx context.Context, args *xenapi.VMSS) (xenapi.VMSSRef, error) {
-	v, err := x.c.Call(ctx, "VMSS.create", args)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMSSRef(v.(string)), nil
+	return text[xenapi.VMSSRef](x.c.Call(ctx, "VMSS.create", args))
 }
 
 // Destroy: calls VMSS.destroy.
 func (x VMSS) Destroy(ctx context.Context, self xenapi.VMSSRef) error {
-	_, err := x.c.Call(ctx, "VMSS.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VMSS.destroy", string(self)))
 }
 
 // GetByNameLabel: calls VMSS.get_by_name_label.
 func (x VMSS) GetByNameLabel(ctx context.Context, label string) ([]xenapi.VMSSRef, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_by_name_label", label)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMSSRef](v.([]string)), nil
+	return set[xenapi.VMSSRef](x.c.Call(ctx, "VMSS.get_by_name_label", label))
 }
 
 // GetAll: calls VMSS.get_all.
 func (x VMSS) GetAll(ctx context.Context) ([]xenapi.VMSSRef, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMSSRef](v.([]string)), nil
+	return set[xenapi.VMSSRef](x.c.Call(ctx, "VMSS.get_all"))
 }
 
 // GetAllWhere: calls VMSS.get_all_where.
 func (x VMSS) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VMSSRef, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMSSRef](v.([]string)), nil
+	return set[xenapi.VMSSRef](x.c.Call(ctx, "VMSS.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VMSS.get_all_records_where.
 func (x VMSS) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VMSS.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VMSS.get_all_records.
 func (x VMSS) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VMSS.get_all_records"))
 }
 
 // GetUUID: calls VMSS.get_uuid.
 func (x VMSS) GetUUID(ctx context.Context, self xenapi.VMSSRef) (string, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VMSS.get_uuid", string(self)))
 }
 
 // GetNameLabel: calls VMSS.get_name_label.
 func (x VMSS) GetNameLabel(ctx context.Context, self xenapi.VMSSRef) (string, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_name_label", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VMSS.get_name_label", string(self)))
 }
 
 // SetNameLabel: calls VMSS.set_name_label.
 func (x VMSS) SetNameLabel(ctx context.Context, self xenapi.VMSSRef, value string) error {
-	_, err := x.c.Call(ctx, "VMSS.set_name_label", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VMSS.set_name_label", string(self), value))
 }
 
 // GetNameDescription: calls VMSS.get_name_description.
 func (x VMSS) GetNameDescription(ctx context.Context, self xenapi.VMSSRef) (string, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_name_description", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VMSS.get_name_description", string(self)))
 }
 
 // SetNameDescription: calls VMSS.set_name_description.
 func (x VMSS) SetNameDescription(ctx context.Context, self xenapi.VMSSRef, value string) error {
-	_, err := x.c.Call(ctx, "VMSS.set_name_description", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VMSS.set_name_description", string(self), value))
 }
 
 // GetEnabled: calls VMSS.get_enabled.
 func (x VMSS) GetEnabled(ctx context.Context, self xenapi.VMSSRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_enabled", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VMSS.get_enabled", string(self)))
 }
 
 // SetEnabled: calls VMSS.set_enabled.
 func (x VMSS) SetEnabled(ctx context.Context, self xenapi.VMSSRef, value bool) error {
-	_, err := x.c.Call(ctx, "VMSS.set_enabled", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VMSS.set_enabled", string(self), value))
 }
 
 // GetType: calls VMSS.get_type.
 func (x VMSS) GetType(ctx context.Context, self xenapi.VMSSRef) (xenapi.VMSSType, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_type", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMSSType(v.(string)), nil
+	return text[xenapi.VMSSType](x.c.Call(ctx, "VMSS.get_type", string(self)))
 }
 
 // GetRetainedSnapshots: calls VMSS.get_retained_snapshots.
 func (x VMSS) GetRetainedSnapshots(ctx context.Context, self xenapi.VMSSRef) (int64, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_retained_snapshots", string(self))
-	if err != nil {
-		return 0, err
-	}
-	return v.(int64), nil
+	return value[int64](x.c.Call(ctx, "VMSS.get_retained_snapshots", string(self)))
 }
 
 // GetFrequency: calls VMSS.get_frequency.
 func (x VMSS) GetFrequency(ctx context.Context, self xenapi.VMSSRef) (xenapi.VMSSFrequency, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_frequency", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMSSFrequency(v.(string)), nil
+	return text[xenapi.VMSSFrequency](x.c.Call(ctx, "VMSS.get_frequency", string(self)))
 }
 
 // GetSchedule: calls VMSS.get_schedule.
 func (x VMSS) GetSchedule(ctx context.Context, self xenapi.VMSSRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_schedule", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VMSS.get_schedule", string(self)))
 }
 
 // GetLastRunTime: calls VMSS.get_last_run_time.
 func (x VMSS) GetLastRunTime(ctx context.Context, self xenapi.VMSSRef) (time.Time, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_last_run_time", string(self))
-	if err != nil {
-		return time.Time{}, err
-	}
-	return v.(time.Time), nil
+	return value[time.Time](x.c.Call(ctx, "VMSS.get_last_run_time", string(self)))
 }
 
 // GetVMs: calls VMSS.get_VMs.
 func (x VMSS) GetVMs(ctx context.Context, self xenapi.VMSSRef) ([]xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VMSS.get_VMs", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VMRef](v.([]string)), nil
+	return set[xenapi.VMRef](x.c.Call(ctx, "VMSS.get_VMs", string(self)))
 }

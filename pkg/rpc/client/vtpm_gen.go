@@ -10,156 +10,90 @@ type VTPM struct{ c *Client }
 
 // Create: gives a halted VM a virtual TPM, and returns it; one a VM.
 func (x VTPM) Create(ctx context.Context, vm xenapi.VMRef, isUnique bool) (xenapi.VTPMRef, error) {
-	v, err := x.c.Call(ctx, "VTPM.create", string(vm), isUnique)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VTPMRef(v.(string)), nil
+	return text[xenapi.VTPMRef](x.c.Call(ctx, "VTPM.create", string(vm), isUnique))
 }
 
 // Destroy: deletes it and all keys in it; the VM must be halted.
 func (x VTPM) Destroy(ctx context.Context, self xenapi.VTPMRef) error {
-	_, err := x.c.Call(ctx, "VTPM.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VTPM.destroy", string(self)))
 }
 
 // GetContents: returns its state, base64-encoded, for the emulator.
 func (x VTPM) GetContents(ctx context.Context, self xenapi.VTPMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_contents", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VTPM.get_contents", string(self)))
 }
 
 // SetContents: stores its state, base64-encoded, for the emulator.
 func (x VTPM) SetContents(ctx context.Context, self xenapi.VTPMRef, contents string) error {
-	_, err := x.c.Call(ctx, "VTPM.set_contents", string(self), contents)
-	return err
+	return none(x.c.Call(ctx, "VTPM.set_contents", string(self), contents))
 }
 
 // GetRecord: calls VTPM.get_record.
 func (x VTPM) GetRecord(ctx context.Context, self xenapi.VTPMRef) (*xenapi.VTPM, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VTPM), nil
+	return value[*xenapi.VTPM](x.c.Call(ctx, "VTPM.get_record", string(self)))
 }
 
 // GetByUUID: calls VTPM.get_by_uuid.
 func (x VTPM) GetByUUID(ctx context.Context, uuid string) (xenapi.VTPMRef, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VTPMRef(v.(string)), nil
+	return text[xenapi.VTPMRef](x.c.Call(ctx, "VTPM.get_by_uuid", uuid))
 }
 
 // GetAll: calls VTPM.get_all.
 func (x VTPM) GetAll(ctx context.Context) ([]xenapi.VTPMRef, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VTPMRef](v.([]string)), nil
+	return set[xenapi.VTPMRef](x.c.Call(ctx, "VTPM.get_all"))
 }
 
 // GetAllWhere: calls VTPM.get_all_where.
 func (x VTPM) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VTPMRef, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VTPMRef](v.([]string)), nil
+	return set[xenapi.VTPMRef](x.c.Call(ctx, "VTPM.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VTPM.get_all_records_where.
 func (x VTPM) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VTPM.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VTPM.get_all_records.
 func (x VTPM) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VTPM.get_all_records"))
 }
 
 // GetUUID: calls VTPM.get_uuid.
 func (x VTPM) GetUUID(ctx context.Context, self xenapi.VTPMRef) (string, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VTPM.get_uuid", string(self)))
 }
 
 // GetAllowedOperations: calls VTPM.get_allowed_operations.
 func (x VTPM) GetAllowedOperations(ctx context.Context, self xenapi.VTPMRef) ([]xenapi.VTPMOperations, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VTPMOperations](v.([]string)), nil
+	return set[xenapi.VTPMOperations](x.c.Call(ctx, "VTPM.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls VTPM.get_current_operations.
 func (x VTPM) GetCurrentOperations(ctx context.Context, self xenapi.VTPMRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VTPM.get_current_operations", string(self)))
 }
 
 // GetVM: calls VTPM.get_VM.
 func (x VTPM) GetVM(ctx context.Context, self xenapi.VTPMRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_VM", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VTPM.get_VM", string(self)))
 }
 
 // GetBackend: calls VTPM.get_backend.
 func (x VTPM) GetBackend(ctx context.Context, self xenapi.VTPMRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_backend", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VTPM.get_backend", string(self)))
 }
 
 // GetPersistenceBackend: calls VTPM.get_persistence_backend.
 func (x VTPM) GetPersistenceBackend(ctx context.Context, self xenapi.VTPMRef) (xenapi.PersistenceBackend, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_persistence_backend", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.PersistenceBackend(v.(string)), nil
+	return text[xenapi.PersistenceBackend](x.c.Call(ctx, "VTPM.get_persistence_backend", string(self)))
 }
 
 // GetIsUnique: calls VTPM.get_is_unique.
 func (x VTPM) GetIsUnique(ctx context.Context, self xenapi.VTPMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_is_unique", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VTPM.get_is_unique", string(self)))
 }
 
 // GetIsProtected: calls VTPM.get_is_protected.
 func (x VTPM) GetIsProtected(ctx context.Context, self xenapi.VTPMRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VTPM.get_is_protected", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VTPM.get_is_protected", string(self)))
 }

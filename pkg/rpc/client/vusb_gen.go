@@ -10,156 +10,95 @@ type VUSB struct{ c *Client }
 
 // Create: plans to give a halted VM a device of the group, and returns it.
 func (x VUSB) Create(ctx context.Context, vm xenapi.VMRef, usbGroup xenapi.USBGroupRef, otherConfig map[string]string) (xenapi.VUSBRef, error) {
-	v, err := x.c.Call(ctx, "VUSB.create", string(vm), string(usbGroup), otherConfig)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VUSBRef(v.(string)), nil
+	return text[xenapi.VUSBRef](x.c.Call(ctx, "VUSB.create", string(vm), string(usbGroup), otherConfig))
 }
 
 // Unplug: takes the device away from the running VM.
 func (x VUSB) Unplug(ctx context.Context, self xenapi.VUSBRef) error {
-	_, err := x.c.Call(ctx, "VUSB.unplug", string(self))
-	return err
+	return none(x.c.Call(ctx, "VUSB.unplug", string(self)))
 }
 
 // Destroy: removes it; not while attached.
 func (x VUSB) Destroy(ctx context.Context, self xenapi.VUSBRef) error {
-	_, err := x.c.Call(ctx, "VUSB.destroy", string(self))
-	return err
+	return none(x.c.Call(ctx, "VUSB.destroy", string(self)))
 }
 
 // GetRecord: calls VUSB.get_record.
 func (x VUSB) GetRecord(ctx context.Context, self xenapi.VUSBRef) (*xenapi.VUSB, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_record", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(*xenapi.VUSB), nil
+	return value[*xenapi.VUSB](x.c.Call(ctx, "VUSB.get_record", string(self)))
 }
 
 // GetByUUID: calls VUSB.get_by_uuid.
 func (x VUSB) GetByUUID(ctx context.Context, uuid string) (xenapi.VUSBRef, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_by_uuid", uuid)
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VUSBRef(v.(string)), nil
+	return text[xenapi.VUSBRef](x.c.Call(ctx, "VUSB.get_by_uuid", uuid))
 }
 
 // GetAll: calls VUSB.get_all.
 func (x VUSB) GetAll(ctx context.Context) ([]xenapi.VUSBRef, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_all")
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VUSBRef](v.([]string)), nil
+	return set[xenapi.VUSBRef](x.c.Call(ctx, "VUSB.get_all"))
 }
 
 // GetAllWhere: calls VUSB.get_all_where.
 func (x VUSB) GetAllWhere(ctx context.Context, expr string) ([]xenapi.VUSBRef, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_all_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VUSBRef](v.([]string)), nil
+	return set[xenapi.VUSBRef](x.c.Call(ctx, "VUSB.get_all_where", expr))
 }
 
 // GetAllRecordsWhere: calls VUSB.get_all_records_where.
 func (x VUSB) GetAllRecordsWhere(ctx context.Context, expr string) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_all_records_where", expr)
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VUSB.get_all_records_where", expr))
 }
 
 // GetAllRecords: calls VUSB.get_all_records.
 func (x VUSB) GetAllRecords(ctx context.Context) (map[string]xenapi.Record, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_all_records")
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]xenapi.Record), nil
+	return value[map[string]xenapi.Record](x.c.Call(ctx, "VUSB.get_all_records"))
 }
 
 // GetUUID: calls VUSB.get_uuid.
 func (x VUSB) GetUUID(ctx context.Context, self xenapi.VUSBRef) (string, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_uuid", string(self))
-	if err != nil {
-		return "", err
-	}
-	return v.(string), nil
+	return text[string](x.c.Call(ctx, "VUSB.get_uuid", string(self)))
 }
 
 // GetAllowedOperations: calls VUSB.get_allowed_operations.
 func (x VUSB) GetAllowedOperations(ctx context.Context, self xenapi.VUSBRef) ([]xenapi.VUSBOperations, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_allowed_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return xenapi.As[xenapi.VUSBOperations](v.([]string)), nil
+	return set[xenapi.VUSBOperations](x.c.Call(ctx, "VUSB.get_allowed_operations", string(self)))
 }
 
 // GetCurrentOperations: calls VUSB.get_current_operations.
 func (x VUSB) GetCurrentOperations(ctx context.Context, self xenapi.VUSBRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_current_operations", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VUSB.get_current_operations", string(self)))
 }
 
 // GetVM: calls VUSB.get_VM.
 func (x VUSB) GetVM(ctx context.Context, self xenapi.VUSBRef) (xenapi.VMRef, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_VM", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.VMRef(v.(string)), nil
+	return text[xenapi.VMRef](x.c.Call(ctx, "VUSB.get_VM", string(self)))
 }
 
 // GetUSBGroup: calls VUSB.get_USB_group.
 func (x VUSB) GetUSBGroup(ctx context.Context, self xenapi.VUSBRef) (xenapi.USBGroupRef, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_USB_group", string(self))
-	if err != nil {
-		return "", err
-	}
-	return xenapi.USBGroupRef(v.(string)), nil
+	return text[xenapi.USBGroupRef](x.c.Call(ctx, "VUSB.get_USB_group", string(self)))
 }
 
 // GetOtherConfig: calls VUSB.get_other_config.
 func (x VUSB) GetOtherConfig(ctx context.Context, self xenapi.VUSBRef) (map[string]string, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_other_config", string(self))
-	if err != nil {
-		return nil, err
-	}
-	return v.(map[string]string), nil
+	return value[map[string]string](x.c.Call(ctx, "VUSB.get_other_config", string(self)))
 }
 
 // SetOtherConfig: calls VUSB.set_other_config.
 func (x VUSB) SetOtherConfig(ctx context.Context, self xenapi.VUSBRef, value map[string]string) error {
-	_, err := x.c.Call(ctx, "VUSB.set_other_config", string(self), value)
-	return err
+	return none(x.c.Call(ctx, "VUSB.set_other_config", string(self), value))
 }
 
 // AddToOtherConfig: calls VUSB.add_to_other_config.
 func (x VUSB) AddToOtherConfig(ctx context.Context, self xenapi.VUSBRef, key string, value string) error {
-	_, err := x.c.Call(ctx, "VUSB.add_to_other_config", string(self), key, value)
-	return err
+	return none(x.c.Call(ctx, "VUSB.add_to_other_config", string(self), key, value))
 }
 
 // RemoveFromOtherConfig: calls VUSB.remove_from_other_config.
 func (x VUSB) RemoveFromOtherConfig(ctx context.Context, self xenapi.VUSBRef, key string) error {
-	_, err := x.c.Call(ctx, "VUSB.remove_from_other_config", string(self), key)
-	return err
+	return none(x.c.Call(ctx, "VUSB.remove_from_other_config", string(self), key))
 }
 
 // GetCurrentlyAttached: calls VUSB.get_currently_attached.
 func (x VUSB) GetCurrentlyAttached(ctx context.Context, self xenapi.VUSBRef) (bool, error) {
-	v, err := x.c.Call(ctx, "VUSB.get_currently_attached", string(self))
-	if err != nil {
-		return false, err
-	}
-	return v.(bool), nil
+	return value[bool](x.c.Call(ctx, "VUSB.get_currently_attached", string(self)))
 }

@@ -3,7 +3,6 @@
 package service
 
 import "context"
-import "xapid/pkg/xenapi"
 
 // AuthGetSubjectIdentifierParams are the parameters of auth.get_subject_identifier.
 type AuthGetSubjectIdentifierParams struct {
@@ -28,37 +27,4 @@ type Auth interface {
 	GetSubjectInformationFromIdentifier(ctx context.Context, c *Call, p AuthGetSubjectInformationFromIdentifierParams) (map[string]string, error)
 	// GetGroupMembership: lists the identifiers of the groups that a subject is in, at any depth.
 	GetGroupMembership(ctx context.Context, c *Call, p AuthGetGroupMembershipParams) ([]string, error)
-}
-
-// UnimplementedAuth answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedAuth struct{}
-
-// GetSubjectIdentifier answers NOT_IMPLEMENTED.
-func (UnimplementedAuth) GetSubjectIdentifier(context.Context, *Call, AuthGetSubjectIdentifierParams) (string, error) {
-	return "", xenapi.ErrNotImplemented("auth.get_subject_identifier")
-}
-
-// GetSubjectInformationFromIdentifier answers NOT_IMPLEMENTED.
-func (UnimplementedAuth) GetSubjectInformationFromIdentifier(context.Context, *Call, AuthGetSubjectInformationFromIdentifierParams) (map[string]string, error) {
-	return nil, xenapi.ErrNotImplemented("auth.get_subject_information_from_identifier")
-}
-
-// GetGroupMembership answers NOT_IMPLEMENTED.
-func (UnimplementedAuth) GetGroupMembership(context.Context, *Call, AuthGetGroupMembershipParams) ([]string, error) {
-	return nil, xenapi.ErrNotImplemented("auth.get_group_membership")
-}
-
-var authHandlers = map[string]Handler{
-	"auth.get_subject_identifier": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Auth.GetSubjectIdentifier(ctx, c, AuthGetSubjectIdentifierParams{SubjectName: a[0].(string)})
-		return r, err
-	},
-	"auth.get_subject_information_from_identifier": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Auth.GetSubjectInformationFromIdentifier(ctx, c, AuthGetSubjectInformationFromIdentifierParams{SubjectIdentifier: a[0].(string)})
-		return r, err
-	},
-	"auth.get_group_membership": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Auth.GetGroupMembership(ctx, c, AuthGetGroupMembershipParams{SubjectIdentifier: a[0].(string)})
-		return r, err
-	},
 }

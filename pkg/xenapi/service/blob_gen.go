@@ -23,26 +23,3 @@ type Blob interface {
 	// Destroy: deletes the object and its data.
 	Destroy(ctx context.Context, c *Call, p BlobDestroyParams) error
 }
-
-// UnimplementedBlob answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedBlob struct{}
-
-// Create answers NOT_IMPLEMENTED.
-func (UnimplementedBlob) Create(context.Context, *Call, BlobCreateParams) (xenapi.BlobRef, error) {
-	return "", xenapi.ErrNotImplemented("blob.create")
-}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedBlob) Destroy(context.Context, *Call, BlobDestroyParams) error {
-	return xenapi.ErrNotImplemented("blob.destroy")
-}
-
-var blobHandlers = map[string]Handler{
-	"blob.create": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Blob.Create(ctx, c, BlobCreateParams{MimeType: a[0].(string), Public: a[1].(bool)})
-		return string(r), err
-	},
-	"blob.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Blob.Destroy(ctx, c, BlobDestroyParams{Self: xenapi.BlobRef(a[0].(string))})
-	},
-}

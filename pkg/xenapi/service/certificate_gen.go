@@ -5,8 +5,3 @@ package service
 // Certificate: a TLS certificate that is installed in the pool.
 type Certificate interface {
 }
-
-// UnimplementedCertificate answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedCertificate struct{}
-
-var certificateHandlers = map[string]Handler{}

@@ -5,8 +5,3 @@ package service
 // Console: a way to a VM's screen or serial line while it runs.
 type Console interface {
 }
-
-// UnimplementedConsole answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedConsole struct{}
-
-var consoleHandlers = map[string]Handler{}

@@ -15,17 +15,3 @@ type Crashdump interface {
 	// Destroy: deletes the dump and its disk.
 	Destroy(ctx context.Context, c *Call, p CrashdumpDestroyParams) error
 }
-
-// UnimplementedCrashdump answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedCrashdump struct{}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedCrashdump) Destroy(context.Context, *Call, CrashdumpDestroyParams) error {
-	return xenapi.ErrNotImplemented("crashdump.destroy")
-}
-
-var crashdumpHandlers = map[string]Handler{
-	"crashdump.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Crashdump.Destroy(ctx, c, CrashdumpDestroyParams{Self: xenapi.CrashdumpRef(a[0].(string))})
-	},
-}

@@ -5,8 +5,3 @@ package service
 // DataSource: a statistic that is or can be recorded about a VM, host or SR.
 type DataSource interface {
 }
-
-// UnimplementedDataSource answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedDataSource struct{}
-
-var dataSourceHandlers = map[string]Handler{}

@@ -24,26 +24,3 @@ type DRTask interface {
 	// Destroy: forgets the SRs that it attached and that are not needed.
 	Destroy(ctx context.Context, c *Call, p DRTaskDestroyParams) error
 }
-
-// UnimplementedDRTask answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedDRTask struct{}
-
-// Create answers NOT_IMPLEMENTED.
-func (UnimplementedDRTask) Create(context.Context, *Call, DRTaskCreateParams) (xenapi.DRTaskRef, error) {
-	return "", xenapi.ErrNotImplemented("DR_task.create")
-}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedDRTask) Destroy(context.Context, *Call, DRTaskDestroyParams) error {
-	return xenapi.ErrNotImplemented("DR_task.destroy")
-}
-
-var drTaskHandlers = map[string]Handler{
-	"DR_task.create": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.DRTask.Create(ctx, c, DRTaskCreateParams{Type: a[0].(string), DeviceConfig: a[1].(map[string]string), Whitelist: a[2].([]string)})
-		return string(r), err
-	},
-	"DR_task.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.DRTask.Destroy(ctx, c, DRTaskDestroyParams{Self: xenapi.DRTaskRef(a[0].(string))})
-	},
-}

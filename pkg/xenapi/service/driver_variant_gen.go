@@ -15,17 +15,3 @@ type DriverVariant interface {
 	// Select: uses this variant after the next reboot.
 	Select(ctx context.Context, c *Call, p DriverVariantSelectParams) error
 }
-
-// UnimplementedDriverVariant answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedDriverVariant struct{}
-
-// Select answers NOT_IMPLEMENTED.
-func (UnimplementedDriverVariant) Select(context.Context, *Call, DriverVariantSelectParams) error {
-	return xenapi.ErrNotImplemented("Driver_variant.select")
-}
-
-var driverVariantHandlers = map[string]Handler{
-	"Driver_variant.select": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.DriverVariant.Select(ctx, c, DriverVariantSelectParams{Self: xenapi.DriverVariantRef(a[0].(string))})
-	},
-}

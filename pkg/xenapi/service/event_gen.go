@@ -3,7 +3,6 @@
 package service
 
 import "context"
-import "xapid/pkg/xenapi"
 
 // EventRegisterParams are the parameters of event.register.
 type EventRegisterParams struct {
@@ -42,62 +41,4 @@ type Event interface {
 	GetCurrentID(ctx context.Context, c *Call) (int64, error)
 	// Inject: makes a modification event for an object that did not change; returns a token that precedes it.
 	Inject(ctx context.Context, c *Call, p EventInjectParams) (string, error)
-}
-
-// UnimplementedEvent answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedEvent struct{}
-
-// Register answers NOT_IMPLEMENTED.
-func (UnimplementedEvent) Register(context.Context, *Call, EventRegisterParams) error {
-	return xenapi.ErrNotImplemented("event.register")
-}
-
-// Unregister answers NOT_IMPLEMENTED.
-func (UnimplementedEvent) Unregister(context.Context, *Call, EventUnregisterParams) error {
-	return xenapi.ErrNotImplemented("event.unregister")
-}
-
-// Next answers NOT_IMPLEMENTED.
-func (UnimplementedEvent) Next(context.Context, *Call) (any, error) {
-	return nil, xenapi.ErrNotImplemented("event.next")
-}
-
-// From answers NOT_IMPLEMENTED.
-func (UnimplementedEvent) From(context.Context, *Call, EventFromParams) (any, error) {
-	return nil, xenapi.ErrNotImplemented("event.from")
-}
-
-// GetCurrentID answers NOT_IMPLEMENTED.
-func (UnimplementedEvent) GetCurrentID(context.Context, *Call) (int64, error) {
-	return 0, xenapi.ErrNotImplemented("event.get_current_id")
-}
-
-// Inject answers NOT_IMPLEMENTED.
-func (UnimplementedEvent) Inject(context.Context, *Call, EventInjectParams) (string, error) {
-	return "", xenapi.ErrNotImplemented("event.inject")
-}
-
-var eventHandlers = map[string]Handler{
-	"event.register": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Event.Register(ctx, c, EventRegisterParams{Classes: a[0].([]string)})
-	},
-	"event.unregister": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Event.Unregister(ctx, c, EventUnregisterParams{Classes: a[0].([]string)})
-	},
-	"event.next": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Event.Next(ctx, c)
-		return r, err
-	},
-	"event.from": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Event.From(ctx, c, EventFromParams{Classes: a[0].([]string), Token: a[1].(string), Timeout: a[2].(float64)})
-		return r, err
-	},
-	"event.get_current_id": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Event.GetCurrentID(ctx, c)
-		return r, err
-	},
-	"event.inject": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Event.Inject(ctx, c, EventInjectParams{Class: a[0].(string), Ref: a[1].(string)})
-		return r, err
-	},
 }

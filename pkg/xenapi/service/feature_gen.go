@@ -5,8 +5,3 @@ package service
 // Feature: an optional feature that is installed on a host.
 type Feature interface {
 }
-
-// UnimplementedFeature answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedFeature struct{}
-
-var featureHandlers = map[string]Handler{}

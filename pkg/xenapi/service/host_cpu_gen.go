@@ -5,8 +5,3 @@ package service
 // HostCPU: a physical CPU of a host; host.cpu_info replaces it.
 type HostCPU interface {
 }
-
-// UnimplementedHostCPU answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedHostCPU struct{}
-
-var hostCPUHandlers = map[string]Handler{}

@@ -24,25 +24,3 @@ type HostCrashdump interface {
 	// Upload: sends the dump to a URL.
 	Upload(ctx context.Context, c *Call, p HostCrashdumpUploadParams) error
 }
-
-// UnimplementedHostCrashdump answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedHostCrashdump struct{}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedHostCrashdump) Destroy(context.Context, *Call, HostCrashdumpDestroyParams) error {
-	return xenapi.ErrNotImplemented("host_crashdump.destroy")
-}
-
-// Upload answers NOT_IMPLEMENTED.
-func (UnimplementedHostCrashdump) Upload(context.Context, *Call, HostCrashdumpUploadParams) error {
-	return xenapi.ErrNotImplemented("host_crashdump.upload")
-}
-
-var hostCrashdumpHandlers = map[string]Handler{
-	"host_crashdump.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.HostCrashdump.Destroy(ctx, c, HostCrashdumpDestroyParams{Self: xenapi.HostCrashdumpRef(a[0].(string))})
-	},
-	"host_crashdump.upload": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.HostCrashdump.Upload(ctx, c, HostCrashdumpUploadParams{Self: xenapi.HostCrashdumpRef(a[0].(string)), URL: a[1].(string), Options: a[2].(map[string]string)})
-	},
-}

@@ -30,33 +30,3 @@ type HostDriver interface {
 	// Rescan: looks again which drivers and variants a host has.
 	Rescan(ctx context.Context, c *Call, p HostDriverRescanParams) error
 }
-
-// UnimplementedHostDriver answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedHostDriver struct{}
-
-// Select answers NOT_IMPLEMENTED.
-func (UnimplementedHostDriver) Select(context.Context, *Call, HostDriverSelectParams) error {
-	return xenapi.ErrNotImplemented("Host_driver.select")
-}
-
-// Deselect answers NOT_IMPLEMENTED.
-func (UnimplementedHostDriver) Deselect(context.Context, *Call, HostDriverDeselectParams) error {
-	return xenapi.ErrNotImplemented("Host_driver.deselect")
-}
-
-// Rescan answers NOT_IMPLEMENTED.
-func (UnimplementedHostDriver) Rescan(context.Context, *Call, HostDriverRescanParams) error {
-	return xenapi.ErrNotImplemented("Host_driver.rescan")
-}
-
-var hostDriverHandlers = map[string]Handler{
-	"Host_driver.select": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.HostDriver.Select(ctx, c, HostDriverSelectParams{Self: xenapi.HostDriverRef(a[0].(string)), Variant: xenapi.DriverVariantRef(a[1].(string))})
-	},
-	"Host_driver.deselect": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.HostDriver.Deselect(ctx, c, HostDriverDeselectParams{Self: xenapi.HostDriverRef(a[0].(string))})
-	},
-	"Host_driver.rescan": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.HostDriver.Rescan(ctx, c, HostDriverRescanParams{Host: xenapi.HostRef(a[0].(string))})
-	},
-}

@@ -5,8 +5,3 @@ package service
 // HostMetrics: liveness and memory of a host.
 type HostMetrics interface {
 }
-
-// UnimplementedHostMetrics answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedHostMetrics struct{}
-
-var hostMetricsHandlers = map[string]Handler{}

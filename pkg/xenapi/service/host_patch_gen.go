@@ -22,26 +22,3 @@ type HostPatch interface {
 	// Apply: applies the patch; pool_update.apply replaces it.
 	Apply(ctx context.Context, c *Call, p HostPatchApplyParams) (string, error)
 }
-
-// UnimplementedHostPatch answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedHostPatch struct{}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedHostPatch) Destroy(context.Context, *Call, HostPatchDestroyParams) error {
-	return xenapi.ErrNotImplemented("host_patch.destroy")
-}
-
-// Apply answers NOT_IMPLEMENTED.
-func (UnimplementedHostPatch) Apply(context.Context, *Call, HostPatchApplyParams) (string, error) {
-	return "", xenapi.ErrNotImplemented("host_patch.apply")
-}
-
-var hostPatchHandlers = map[string]Handler{
-	"host_patch.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.HostPatch.Destroy(ctx, c, HostPatchDestroyParams{Self: xenapi.HostPatchRef(a[0].(string))})
-	},
-	"host_patch.apply": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.HostPatch.Apply(ctx, c, HostPatchApplyParams{Self: xenapi.HostPatchRef(a[0].(string))})
-		return r, err
-	},
-}

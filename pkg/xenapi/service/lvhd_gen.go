@@ -18,18 +18,3 @@ type LVHD interface {
 	// EnableThinProvisioning: would turn an LVM SR into a thinly provisioned one; withdrawn.
 	EnableThinProvisioning(ctx context.Context, c *Call, p LVHDEnableThinProvisioningParams) (string, error)
 }
-
-// UnimplementedLVHD answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedLVHD struct{}
-
-// EnableThinProvisioning answers NOT_IMPLEMENTED.
-func (UnimplementedLVHD) EnableThinProvisioning(context.Context, *Call, LVHDEnableThinProvisioningParams) (string, error) {
-	return "", xenapi.ErrNotImplemented("LVHD.enable_thin_provisioning")
-}
-
-var lvhdHandlers = map[string]Handler{
-	"LVHD.enable_thin_provisioning": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.LVHD.EnableThinProvisioning(ctx, c, LVHDEnableThinProvisioningParams{Host: xenapi.HostRef(a[0].(string)), SR: xenapi.SRRef(a[1].(string)), InitialAllocation: a[2].(int64), AllocationQuantum: a[3].(int64)})
-		return r, err
-	},
-}

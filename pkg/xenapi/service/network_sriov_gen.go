@@ -30,35 +30,3 @@ type NetworkSriov interface {
 	// GetRemainingCapacity: returns how many functions are still free.
 	GetRemainingCapacity(ctx context.Context, c *Call, p NetworkSriovGetRemainingCapacityParams) (int64, error)
 }
-
-// UnimplementedNetworkSriov answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedNetworkSriov struct{}
-
-// Create answers NOT_IMPLEMENTED.
-func (UnimplementedNetworkSriov) Create(context.Context, *Call, NetworkSriovCreateParams) (xenapi.NetworkSriovRef, error) {
-	return "", xenapi.ErrNotImplemented("network_sriov.create")
-}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedNetworkSriov) Destroy(context.Context, *Call, NetworkSriovDestroyParams) error {
-	return xenapi.ErrNotImplemented("network_sriov.destroy")
-}
-
-// GetRemainingCapacity answers NOT_IMPLEMENTED.
-func (UnimplementedNetworkSriov) GetRemainingCapacity(context.Context, *Call, NetworkSriovGetRemainingCapacityParams) (int64, error) {
-	return 0, xenapi.ErrNotImplemented("network_sriov.get_remaining_capacity")
-}
-
-var networkSriovHandlers = map[string]Handler{
-	"network_sriov.create": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.NetworkSriov.Create(ctx, c, NetworkSriovCreateParams{PIF: xenapi.PIFRef(a[0].(string)), Network: xenapi.NetworkRef(a[1].(string))})
-		return string(r), err
-	},
-	"network_sriov.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.NetworkSriov.Destroy(ctx, c, NetworkSriovDestroyParams{Self: xenapi.NetworkSriovRef(a[0].(string))})
-	},
-	"network_sriov.get_remaining_capacity": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.NetworkSriov.GetRemainingCapacity(ctx, c, NetworkSriovGetRemainingCapacityParams{Self: xenapi.NetworkSriovRef(a[0].(string))})
-		return r, err
-	},
-}

@@ -30,33 +30,3 @@ type PBD interface {
 	// SetDeviceConfig: changes how the storage is reached; not while attached.
 	SetDeviceConfig(ctx context.Context, c *Call, p PBDSetDeviceConfigParams) error
 }
-
-// UnimplementedPBD answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedPBD struct{}
-
-// Plug answers NOT_IMPLEMENTED.
-func (UnimplementedPBD) Plug(context.Context, *Call, PBDPlugParams) error {
-	return xenapi.ErrNotImplemented("PBD.plug")
-}
-
-// Unplug answers NOT_IMPLEMENTED.
-func (UnimplementedPBD) Unplug(context.Context, *Call, PBDUnplugParams) error {
-	return xenapi.ErrNotImplemented("PBD.unplug")
-}
-
-// SetDeviceConfig answers NOT_IMPLEMENTED.
-func (UnimplementedPBD) SetDeviceConfig(context.Context, *Call, PBDSetDeviceConfigParams) error {
-	return xenapi.ErrNotImplemented("PBD.set_device_config")
-}
-
-var pbdHandlers = map[string]Handler{
-	"PBD.plug": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.PBD.Plug(ctx, c, PBDPlugParams{Self: xenapi.PBDRef(a[0].(string))})
-	},
-	"PBD.unplug": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.PBD.Unplug(ctx, c, PBDUnplugParams{Self: xenapi.PBDRef(a[0].(string))})
-	},
-	"PBD.set_device_config": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.PBD.SetDeviceConfig(ctx, c, PBDSetDeviceConfigParams{Self: xenapi.PBDRef(a[0].(string)), Value: a[1].(map[string]string)})
-	},
-}

@@ -29,36 +29,3 @@ type PCI interface {
 	// GetDom0AccessStatus: returns whether dom0 uses the device, now and after a reboot.
 	GetDom0AccessStatus(ctx context.Context, c *Call, p PCIGetDom0AccessStatusParams) (xenapi.PCIDom0Access, error)
 }
-
-// UnimplementedPCI answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedPCI struct{}
-
-// DisableDom0Access answers NOT_IMPLEMENTED.
-func (UnimplementedPCI) DisableDom0Access(context.Context, *Call, PCIDisableDom0AccessParams) (xenapi.PCIDom0Access, error) {
-	return "", xenapi.ErrNotImplemented("PCI.disable_dom0_access")
-}
-
-// EnableDom0Access answers NOT_IMPLEMENTED.
-func (UnimplementedPCI) EnableDom0Access(context.Context, *Call, PCIEnableDom0AccessParams) (xenapi.PCIDom0Access, error) {
-	return "", xenapi.ErrNotImplemented("PCI.enable_dom0_access")
-}
-
-// GetDom0AccessStatus answers NOT_IMPLEMENTED.
-func (UnimplementedPCI) GetDom0AccessStatus(context.Context, *Call, PCIGetDom0AccessStatusParams) (xenapi.PCIDom0Access, error) {
-	return "", xenapi.ErrNotImplemented("PCI.get_dom0_access_status")
-}
-
-var pciHandlers = map[string]Handler{
-	"PCI.disable_dom0_access": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.PCI.DisableDom0Access(ctx, c, PCIDisableDom0AccessParams{Self: xenapi.PCIRef(a[0].(string))})
-		return string(r), err
-	},
-	"PCI.enable_dom0_access": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.PCI.EnableDom0Access(ctx, c, PCIEnableDom0AccessParams{Self: xenapi.PCIRef(a[0].(string))})
-		return string(r), err
-	},
-	"PCI.get_dom0_access_status": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.PCI.GetDom0AccessStatus(ctx, c, PCIGetDom0AccessStatusParams{Self: xenapi.PCIRef(a[0].(string))})
-		return string(r), err
-	},
-}

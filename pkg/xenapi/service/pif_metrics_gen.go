@@ -5,8 +5,3 @@ package service
 // PIFMetrics: state and hardware of a host's network interface.
 type PIFMetrics interface {
 }
-
-// UnimplementedPIFMetrics answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedPIFMetrics struct{}
-
-var pifMetricsHandlers = map[string]Handler{}

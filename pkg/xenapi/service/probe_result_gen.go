@@ -5,8 +5,3 @@ package service
 // ProbeResult: one thing that SR.probe_ext found on a target.
 type ProbeResult interface {
 }
-
-// UnimplementedProbeResult answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedProbeResult struct{}
-
-var probeResultHandlers = map[string]Handler{}

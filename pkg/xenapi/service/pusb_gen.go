@@ -23,25 +23,3 @@ type PUSB interface {
 	// SetPassthroughEnabled: allows or forbids passing it through; not while a VM has it.
 	SetPassthroughEnabled(ctx context.Context, c *Call, p PUSBSetPassthroughEnabledParams) error
 }
-
-// UnimplementedPUSB answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedPUSB struct{}
-
-// Scan answers NOT_IMPLEMENTED.
-func (UnimplementedPUSB) Scan(context.Context, *Call, PUSBScanParams) error {
-	return xenapi.ErrNotImplemented("PUSB.scan")
-}
-
-// SetPassthroughEnabled answers NOT_IMPLEMENTED.
-func (UnimplementedPUSB) SetPassthroughEnabled(context.Context, *Call, PUSBSetPassthroughEnabledParams) error {
-	return xenapi.ErrNotImplemented("PUSB.set_passthrough_enabled")
-}
-
-var pusbHandlers = map[string]Handler{
-	"PUSB.scan": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.PUSB.Scan(ctx, c, PUSBScanParams{Host: xenapi.HostRef(a[0].(string))})
-	},
-	"PUSB.set_passthrough_enabled": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.PUSB.SetPassthroughEnabled(ctx, c, PUSBSetPassthroughEnabledParams{Self: xenapi.PUSBRef(a[0].(string)), Value: a[1].(bool)})
-	},
-}

@@ -5,8 +5,3 @@ package service
 // PVSCacheStorage: space on a host where disks streamed from PVS are cached.
 type PVSCacheStorage interface {
 }
-
-// UnimplementedPVSCacheStorage answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedPVSCacheStorage struct{}
-
-var pvsCacheStorageHandlers = map[string]Handler{}

@@ -23,26 +23,3 @@ type PVSProxy interface {
 	// Destroy: removes the cache from the interface.
 	Destroy(ctx context.Context, c *Call, p PVSProxyDestroyParams) error
 }
-
-// UnimplementedPVSProxy answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedPVSProxy struct{}
-
-// Create answers NOT_IMPLEMENTED.
-func (UnimplementedPVSProxy) Create(context.Context, *Call, PVSProxyCreateParams) (xenapi.PVSProxyRef, error) {
-	return "", xenapi.ErrNotImplemented("PVS_proxy.create")
-}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedPVSProxy) Destroy(context.Context, *Call, PVSProxyDestroyParams) error {
-	return xenapi.ErrNotImplemented("PVS_proxy.destroy")
-}
-
-var pvsProxyHandlers = map[string]Handler{
-	"PVS_proxy.create": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.PVSProxy.Create(ctx, c, PVSProxyCreateParams{Site: xenapi.PVSSiteRef(a[0].(string)), VIF: xenapi.VIFRef(a[1].(string))})
-		return string(r), err
-	},
-	"PVS_proxy.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.PVSProxy.Destroy(ctx, c, PVSProxyDestroyParams{Self: xenapi.PVSProxyRef(a[0].(string))})
-	},
-}

@@ -25,26 +25,3 @@ type PVSServer interface {
 	// Forget: removes the record of a server.
 	Forget(ctx context.Context, c *Call, p PVSServerForgetParams) error
 }
-
-// UnimplementedPVSServer answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedPVSServer struct{}
-
-// Introduce answers NOT_IMPLEMENTED.
-func (UnimplementedPVSServer) Introduce(context.Context, *Call, PVSServerIntroduceParams) (xenapi.PVSServerRef, error) {
-	return "", xenapi.ErrNotImplemented("PVS_server.introduce")
-}
-
-// Forget answers NOT_IMPLEMENTED.
-func (UnimplementedPVSServer) Forget(context.Context, *Call, PVSServerForgetParams) error {
-	return xenapi.ErrNotImplemented("PVS_server.forget")
-}
-
-var pvsServerHandlers = map[string]Handler{
-	"PVS_server.introduce": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.PVSServer.Introduce(ctx, c, PVSServerIntroduceParams{Addresses: a[0].([]string), FirstPort: a[1].(int64), LastPort: a[2].(int64), Site: xenapi.PVSSiteRef(a[3].(string))})
-		return string(r), err
-	},
-	"PVS_server.forget": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.PVSServer.Forget(ctx, c, PVSServerForgetParams{Self: xenapi.PVSServerRef(a[0].(string))})
-	},
-}

@@ -32,34 +32,3 @@ type PVSSite interface {
 	// SetPVSUUID: sets the identity that the installation gives itself.
 	SetPVSUUID(ctx context.Context, c *Call, p PVSSiteSetPVSUUIDParams) error
 }
-
-// UnimplementedPVSSite answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedPVSSite struct{}
-
-// Introduce answers NOT_IMPLEMENTED.
-func (UnimplementedPVSSite) Introduce(context.Context, *Call, PVSSiteIntroduceParams) (xenapi.PVSSiteRef, error) {
-	return "", xenapi.ErrNotImplemented("PVS_site.introduce")
-}
-
-// Forget answers NOT_IMPLEMENTED.
-func (UnimplementedPVSSite) Forget(context.Context, *Call, PVSSiteForgetParams) error {
-	return xenapi.ErrNotImplemented("PVS_site.forget")
-}
-
-// SetPVSUUID answers NOT_IMPLEMENTED.
-func (UnimplementedPVSSite) SetPVSUUID(context.Context, *Call, PVSSiteSetPVSUUIDParams) error {
-	return xenapi.ErrNotImplemented("PVS_site.set_PVS_uuid")
-}
-
-var pvsSiteHandlers = map[string]Handler{
-	"PVS_site.introduce": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.PVSSite.Introduce(ctx, c, PVSSiteIntroduceParams{NameLabel: a[0].(string), NameDescription: a[1].(string), PVSUUID: a[2].(string)})
-		return string(r), err
-	},
-	"PVS_site.forget": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.PVSSite.Forget(ctx, c, PVSSiteForgetParams{Self: xenapi.PVSSiteRef(a[0].(string))})
-	},
-	"PVS_site.set_PVS_uuid": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.PVSSite.SetPVSUUID(ctx, c, PVSSiteSetPVSUUIDParams{Self: xenapi.PVSSiteRef(a[0].(string)), Value: a[1].(string)})
-	},
-}

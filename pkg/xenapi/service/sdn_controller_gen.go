@@ -24,26 +24,3 @@ type SDNController interface {
 	// Forget: no longer uses the controller.
 	Forget(ctx context.Context, c *Call, p SDNControllerForgetParams) error
 }
-
-// UnimplementedSDNController answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedSDNController struct{}
-
-// Introduce answers NOT_IMPLEMENTED.
-func (UnimplementedSDNController) Introduce(context.Context, *Call, SDNControllerIntroduceParams) (xenapi.SDNControllerRef, error) {
-	return "", xenapi.ErrNotImplemented("SDN_controller.introduce")
-}
-
-// Forget answers NOT_IMPLEMENTED.
-func (UnimplementedSDNController) Forget(context.Context, *Call, SDNControllerForgetParams) error {
-	return xenapi.ErrNotImplemented("SDN_controller.forget")
-}
-
-var sdnControllerHandlers = map[string]Handler{
-	"SDN_controller.introduce": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.SDNController.Introduce(ctx, c, SDNControllerIntroduceParams{Protocol: xenapi.SDNControllerProtocol(a[0].(string)), Address: a[1].(string), Port: a[2].(int64)})
-		return string(r), err
-	},
-	"SDN_controller.forget": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.SDNController.Forget(ctx, c, SDNControllerForgetParams{Self: xenapi.SDNControllerRef(a[0].(string))})
-	},
-}

@@ -17,18 +17,3 @@ type Secret interface {
 	// Introduce: records a secret with a given uuid, for a host that joins.
 	Introduce(ctx context.Context, c *Call, p SecretIntroduceParams) (xenapi.SecretRef, error)
 }
-
-// UnimplementedSecret answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedSecret struct{}
-
-// Introduce answers NOT_IMPLEMENTED.
-func (UnimplementedSecret) Introduce(context.Context, *Call, SecretIntroduceParams) (xenapi.SecretRef, error) {
-	return "", xenapi.ErrNotImplemented("secret.introduce")
-}
-
-var secretHandlers = map[string]Handler{
-	"secret.introduce": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Secret.Introduce(ctx, c, SecretIntroduceParams{UUID: a[0].(string), Value: a[1].(string), OtherConfig: a[2].(map[string]string)})
-		return string(r), err
-	},
-}

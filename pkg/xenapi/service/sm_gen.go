@@ -5,8 +5,3 @@ package service
 // SM: a storage driver that is installed.
 type SM interface {
 }
-
-// UnimplementedSM answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedSM struct{}
-
-var smHandlers = map[string]Handler{}

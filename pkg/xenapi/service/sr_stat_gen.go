@@ -5,8 +5,3 @@ package service
 // SRStat: an SR as its driver sees it on the storage.
 type SRStat interface {
 }
-
-// UnimplementedSRStat answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedSRStat struct{}
-
-var srStatHandlers = map[string]Handler{}

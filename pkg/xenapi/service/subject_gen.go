@@ -31,34 +31,3 @@ type Subject interface {
 	// GetPermissionsNameLabel: lists the names of all calls that it may make.
 	GetPermissionsNameLabel(ctx context.Context, c *Call, p SubjectGetPermissionsNameLabelParams) ([]string, error)
 }
-
-// UnimplementedSubject answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedSubject struct{}
-
-// AddToRoles answers NOT_IMPLEMENTED.
-func (UnimplementedSubject) AddToRoles(context.Context, *Call, SubjectAddToRolesParams) error {
-	return xenapi.ErrNotImplemented("subject.add_to_roles")
-}
-
-// RemoveFromRoles answers NOT_IMPLEMENTED.
-func (UnimplementedSubject) RemoveFromRoles(context.Context, *Call, SubjectRemoveFromRolesParams) error {
-	return xenapi.ErrNotImplemented("subject.remove_from_roles")
-}
-
-// GetPermissionsNameLabel answers NOT_IMPLEMENTED.
-func (UnimplementedSubject) GetPermissionsNameLabel(context.Context, *Call, SubjectGetPermissionsNameLabelParams) ([]string, error) {
-	return nil, xenapi.ErrNotImplemented("subject.get_permissions_name_label")
-}
-
-var subjectHandlers = map[string]Handler{
-	"subject.add_to_roles": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Subject.AddToRoles(ctx, c, SubjectAddToRolesParams{Self: xenapi.SubjectRef(a[0].(string)), Role: xenapi.RoleRef(a[1].(string))})
-	},
-	"subject.remove_from_roles": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Subject.RemoveFromRoles(ctx, c, SubjectRemoveFromRolesParams{Self: xenapi.SubjectRef(a[0].(string)), Role: xenapi.RoleRef(a[1].(string))})
-	},
-	"subject.get_permissions_name_label": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Subject.GetPermissionsNameLabel(ctx, c, SubjectGetPermissionsNameLabelParams{Self: xenapi.SubjectRef(a[0].(string))})
-		return r, err
-	},
-}

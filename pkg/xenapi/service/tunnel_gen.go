@@ -24,26 +24,3 @@ type Tunnel interface {
 	// Destroy: removes the tunnel and its inner interface.
 	Destroy(ctx context.Context, c *Call, p TunnelDestroyParams) error
 }
-
-// UnimplementedTunnel answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedTunnel struct{}
-
-// Create answers NOT_IMPLEMENTED.
-func (UnimplementedTunnel) Create(context.Context, *Call, TunnelCreateParams) (xenapi.TunnelRef, error) {
-	return "", xenapi.ErrNotImplemented("tunnel.create")
-}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedTunnel) Destroy(context.Context, *Call, TunnelDestroyParams) error {
-	return xenapi.ErrNotImplemented("tunnel.destroy")
-}
-
-var tunnelHandlers = map[string]Handler{
-	"tunnel.create": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.Tunnel.Create(ctx, c, TunnelCreateParams{TransportPIF: xenapi.PIFRef(a[0].(string)), Network: xenapi.NetworkRef(a[1].(string)), Protocol: xenapi.TunnelProtocol(a[2].(string))})
-		return string(r), err
-	},
-	"tunnel.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.Tunnel.Destroy(ctx, c, TunnelDestroyParams{Self: xenapi.TunnelRef(a[0].(string))})
-	},
-}

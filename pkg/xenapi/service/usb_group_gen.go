@@ -24,26 +24,3 @@ type USBGroup interface {
 	// Destroy: removes an empty group.
 	Destroy(ctx context.Context, c *Call, p USBGroupDestroyParams) error
 }
-
-// UnimplementedUSBGroup answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedUSBGroup struct{}
-
-// Create answers NOT_IMPLEMENTED.
-func (UnimplementedUSBGroup) Create(context.Context, *Call, USBGroupCreateParams) (xenapi.USBGroupRef, error) {
-	return "", xenapi.ErrNotImplemented("USB_group.create")
-}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedUSBGroup) Destroy(context.Context, *Call, USBGroupDestroyParams) error {
-	return xenapi.ErrNotImplemented("USB_group.destroy")
-}
-
-var usbGroupHandlers = map[string]Handler{
-	"USB_group.create": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.USBGroup.Create(ctx, c, USBGroupCreateParams{NameLabel: a[0].(string), NameDescription: a[1].(string), OtherConfig: a[2].(map[string]string)})
-		return string(r), err
-	},
-	"USB_group.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.USBGroup.Destroy(ctx, c, USBGroupDestroyParams{Self: xenapi.USBGroupRef(a[0].(string))})
-	},
-}

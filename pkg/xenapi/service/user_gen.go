@@ -5,8 +5,3 @@ package service
 // User: a local user; subjects and PAM replace it.
 type User interface {
 }
-
-// UnimplementedUser answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedUser struct{}
-
-var userHandlers = map[string]Handler{}

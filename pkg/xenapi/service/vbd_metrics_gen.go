@@ -5,8 +5,3 @@ package service
 // VBDMetrics: former statistics of a drive; recorded statistics replace it.
 type VBDMetrics interface {
 }
-
-// UnimplementedVBDMetrics answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVBDMetrics struct{}
-
-var vbdMetricsHandlers = map[string]Handler{}

@@ -5,8 +5,3 @@ package service
 // VDINBDServerInfo: an address from which a disk can be read over NBD.
 type VDINBDServerInfo interface {
 }
-
-// UnimplementedVDINBDServerInfo answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVDINBDServerInfo struct{}
-
-var vdinbdServerInfoHandlers = map[string]Handler{}

@@ -34,34 +34,3 @@ type VGPU interface {
 	// AtomicSetResidentOn: records the physical GPU that it runs on and clears the reservation, in one step.
 	AtomicSetResidentOn(ctx context.Context, c *Call, p VGPUAtomicSetResidentOnParams) error
 }
-
-// UnimplementedVGPU answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVGPU struct{}
-
-// Create answers NOT_IMPLEMENTED.
-func (UnimplementedVGPU) Create(context.Context, *Call, VGPUCreateParams) (xenapi.VGPURef, error) {
-	return "", xenapi.ErrNotImplemented("VGPU.create")
-}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedVGPU) Destroy(context.Context, *Call, VGPUDestroyParams) error {
-	return xenapi.ErrNotImplemented("VGPU.destroy")
-}
-
-// AtomicSetResidentOn answers NOT_IMPLEMENTED.
-func (UnimplementedVGPU) AtomicSetResidentOn(context.Context, *Call, VGPUAtomicSetResidentOnParams) error {
-	return xenapi.ErrNotImplemented("VGPU.atomic_set_resident_on")
-}
-
-var vgpuHandlers = map[string]Handler{
-	"VGPU.create": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.VGPU.Create(ctx, c, VGPUCreateParams{VM: xenapi.VMRef(a[0].(string)), GPUGroup: xenapi.GPUGroupRef(a[1].(string)), Device: a[2].(string), OtherConfig: a[3].(map[string]string), Type: xenapi.VGPUTypeRef(a[4].(string))})
-		return string(r), err
-	},
-	"VGPU.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.VGPU.Destroy(ctx, c, VGPUDestroyParams{Self: xenapi.VGPURef(a[0].(string))})
-	},
-	"VGPU.atomic_set_resident_on": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.VGPU.AtomicSetResidentOn(ctx, c, VGPUAtomicSetResidentOnParams{Self: xenapi.VGPURef(a[0].(string)), Value: xenapi.PGPURef(a[1].(string))})
-	},
-}

@@ -5,8 +5,3 @@ package service
 // VGPUType: a kind of virtual GPU that physical ones can be divided into.
 type VGPUType interface {
 }
-
-// UnimplementedVGPUType answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVGPUType struct{}
-
-var vgpuTypeHandlers = map[string]Handler{}

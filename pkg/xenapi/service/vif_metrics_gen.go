@@ -5,8 +5,3 @@ package service
 // VIFMetrics: former statistics of a VM's network interface; recorded statistics replace it.
 type VIFMetrics interface {
 }
-
-// UnimplementedVIFMetrics answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVIFMetrics struct{}
-
-var vifMetricsHandlers = map[string]Handler{}

@@ -34,35 +34,3 @@ type VLAN interface {
 	// Destroy: removes the VLAN and its untagged interface.
 	Destroy(ctx context.Context, c *Call, p VLANDestroyParams) error
 }
-
-// UnimplementedVLAN answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVLAN struct{}
-
-// PoolIntroduce answers NOT_IMPLEMENTED.
-func (UnimplementedVLAN) PoolIntroduce(context.Context, *Call, VLANPoolIntroduceParams) (xenapi.VLANRef, error) {
-	return "", xenapi.ErrNotImplemented("VLAN.pool_introduce")
-}
-
-// Create answers NOT_IMPLEMENTED.
-func (UnimplementedVLAN) Create(context.Context, *Call, VLANCreateParams) (xenapi.VLANRef, error) {
-	return "", xenapi.ErrNotImplemented("VLAN.create")
-}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedVLAN) Destroy(context.Context, *Call, VLANDestroyParams) error {
-	return xenapi.ErrNotImplemented("VLAN.destroy")
-}
-
-var vlanHandlers = map[string]Handler{
-	"VLAN.pool_introduce": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.VLAN.PoolIntroduce(ctx, c, VLANPoolIntroduceParams{TaggedPIF: xenapi.PIFRef(a[0].(string)), UntaggedPIF: xenapi.PIFRef(a[1].(string)), Tag: a[2].(int64), OtherConfig: a[3].(map[string]string)})
-		return string(r), err
-	},
-	"VLAN.create": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.VLAN.Create(ctx, c, VLANCreateParams{TaggedPIF: xenapi.PIFRef(a[0].(string)), Tag: a[1].(int64), Network: xenapi.NetworkRef(a[2].(string))})
-		return string(r), err
-	},
-	"VLAN.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.VLAN.Destroy(ctx, c, VLANDestroyParams{Self: xenapi.VLANRef(a[0].(string))})
-	},
-}

@@ -5,8 +5,3 @@ package service
 // VMGroup: VMs whose placement on hosts depends on each other.
 type VMGroup interface {
 }
-
-// UnimplementedVMGroup answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVMGroup struct{}
-
-var vmGroupHandlers = map[string]Handler{}

@@ -5,8 +5,3 @@ package service
 // VMGuestMetrics: what the tools inside a guest report.
 type VMGuestMetrics interface {
 }
-
-// UnimplementedVMGuestMetrics answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVMGuestMetrics struct{}
-
-var vmGuestMetricsHandlers = map[string]Handler{}

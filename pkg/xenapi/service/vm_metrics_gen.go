@@ -5,8 +5,3 @@ package service
 // VMMetrics: what the host knows about a VM, running or as it last was.
 type VMMetrics interface {
 }
-
-// UnimplementedVMMetrics answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVMMetrics struct{}
-
-var vmMetricsHandlers = map[string]Handler{}

@@ -31,34 +31,3 @@ type VUSB interface {
 	// Destroy: removes it; not while attached.
 	Destroy(ctx context.Context, c *Call, p VUSBDestroyParams) error
 }
-
-// UnimplementedVUSB answers NOT_IMPLEMENTED to everything; embed it.
-type UnimplementedVUSB struct{}
-
-// Create answers NOT_IMPLEMENTED.
-func (UnimplementedVUSB) Create(context.Context, *Call, VUSBCreateParams) (xenapi.VUSBRef, error) {
-	return "", xenapi.ErrNotImplemented("VUSB.create")
-}
-
-// Unplug answers NOT_IMPLEMENTED.
-func (UnimplementedVUSB) Unplug(context.Context, *Call, VUSBUnplugParams) error {
-	return xenapi.ErrNotImplemented("VUSB.unplug")
-}
-
-// Destroy answers NOT_IMPLEMENTED.
-func (UnimplementedVUSB) Destroy(context.Context, *Call, VUSBDestroyParams) error {
-	return xenapi.ErrNotImplemented("VUSB.destroy")
-}
-
-var vusbHandlers = map[string]Handler{
-	"VUSB.create": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		r, err := s.VUSB.Create(ctx, c, VUSBCreateParams{VM: xenapi.VMRef(a[0].(string)), USBGroup: xenapi.USBGroupRef(a[1].(string)), OtherConfig: a[2].(map[string]string)})
-		return string(r), err
-	},
-	"VUSB.unplug": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.VUSB.Unplug(ctx, c, VUSBUnplugParams{Self: xenapi.VUSBRef(a[0].(string))})
-	},
-	"VUSB.destroy": func(ctx context.Context, s *Services, c *Call, a []any) (any, error) {
-		return nil, s.VUSB.Destroy(ctx, c, VUSBDestroyParams{Self: xenapi.VUSBRef(a[0].(string))})
-	},
-}
