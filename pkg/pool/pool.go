@@ -19,7 +19,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	raftwal "github.com/hashicorp/raft-wal"
 
 	"xapid/pkg/db"
 )
@@ -50,7 +49,7 @@ type Options struct {
 // Replica is one host's part in the pool's log. It implements db.Log.
 type Replica struct {
 	raft    *raft.Raft
-	wal     *raftwal.WAL
+	store   *store
 	machine *machine
 	appends atomic.Uint64
 	done    chan struct{}
@@ -60,30 +59,28 @@ type Replica struct {
 // by waiting longer.
 const soloTimeout = 100 * time.Millisecond
 
+// snapshotDir is where raft keeps its snapshots, below Options.Dir.
+const snapshotDir = "snapshots"
+
 // Open starts the replica. The graph is complete once Settle returns.
 func Open(opts Options, graph Graph) (*Replica, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	logDir := filepath.Join(opts.Dir, "wal")
-	if err := makeDirs(logDir, filepath.Join(opts.Dir, "snapshots")); err != nil {
+	logger := hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, Output: slogWriter{opts.Log}, DisableTime: true})
+	files, err := openStore(opts.Dir, logger, opts.At)
+	if err != nil {
 		return nil, err
 	}
-	logger := hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, Output: slogWriter{opts.Log}, DisableTime: true})
-	wal, err := raftwal.Open(logDir, raftwal.WithLogger(logger))
-	if err != nil {
-		return nil, fmt.Errorf("pool: open the log: %w", err)
+	m := &machine{graph: graph, log: opts.Log, snapshots: filepath.Join(opts.Dir, snapshotDir)}
+	r := &Replica{store: files, machine: m, done: make(chan struct{})}
+	if err := r.start(opts, config(opts, logger)); err != nil {
+		return nil, errors.Join(fmt.Errorf("pool: %w", err), files.Close())
 	}
-	if err := syncDir(logDir); err != nil { // a segment made just before a kill
-		return nil, errors.Join(err, wal.Close())
-	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(opts.Dir, 2, logger)
-	if err != nil {
-		return nil, errors.Join(err, wal.Close())
-	}
-	if err := restore(snaps, graph); err != nil {
-		return nil, errors.Join(err, wal.Close())
-	}
+	return r, nil
+}
+
+func config(opts Options, logger hclog.Logger) *raft.Config {
 	conf := raft.DefaultConfig()
 	conf.LocalID = raft.ServerID(opts.ServerID)
 	conf.Logger = logger
@@ -95,26 +92,49 @@ func Open(opts Options, graph Graph) (*Replica, error) {
 		conf.TrailingLogs = opts.Trailing
 	}
 	conf.NoSnapshotRestoreOnStart = true
-	addr, transport := raft.NewInmemTransport(raft.ServerAddress(opts.ServerID))
-	r := &Replica{wal: wal, machine: &machine{graph: graph, log: opts.Log, snapshots: filepath.Join(opts.Dir, "snapshots")}, done: make(chan struct{})}
-	known, err := raft.HasExistingState(wal, wal, snaps)
-	if index := graph.View().Index(); err == nil && !known && index > 0 {
-		err = fmt.Errorf("the log is gone from %s, but the database holds its entries up to %d", opts.Dir, index)
-	}
-	if err == nil && !known {
-		err = raft.BootstrapCluster(conf, wal, wal, snaps, transport,
-			raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}})
-	}
-	if err == nil {
-		r.raft, err = raft.NewRaft(conf, r.machine, store{wal, opts.At}, wal, snaps, transport)
-	}
+	return conf
+}
+
+func (r *Replica) start(opts Options, conf *raft.Config) error {
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(opts.Dir, 2, conf.Logger)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("pool: %w", err), wal.Close())
+		return err
+	}
+	if err := restore(snaps, r.machine.graph); err != nil {
+		return err
+	}
+	addr, transport := raft.NewInmemTransport(raft.ServerAddress(opts.ServerID))
+	if err := r.bootstrap(conf, snaps, transport, addr); err != nil {
+		return err
+	}
+	if r.raft, err = raft.NewRaft(conf, r.machine, r.store, r.store, snaps, transport); err != nil {
+		return err
 	}
 	if err := stand(conf.LocalID, addr, transport); err != nil {
 		opts.Log.Debug("the election waits for its timer", "error", err)
 	}
-	return r, nil
+	return nil
+}
+
+// bootstrap writes the configuration of a pool of one into an empty log.
+func (r *Replica) bootstrap(conf *raft.Config, snaps raft.SnapshotStore, transport raft.Transport, addr raft.ServerAddress) error {
+	last, err := r.store.LastIndex()
+	if err != nil || last > 0 {
+		return err
+	}
+	if list, err := snaps.List(); err != nil || len(list) > 0 {
+		return err
+	}
+	if index := r.machine.graph.View().Index(); index > 0 {
+		return fmt.Errorf("the log is gone from %s, but the database holds its entries up to %d", r.store.dir, index)
+	}
+	// raft stores the term before the configuration; a crash between them must
+	// not leave a log that takes itself for one in use.
+	if err := r.store.SetUint64([]byte("CurrentTerm"), 0); err != nil {
+		return err
+	}
+	return raft.BootstrapCluster(conf, r.store, r.store, snaps, transport,
+		raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}})
 }
 
 // stand tells the only voter to hold the election now, not when its timer for
@@ -202,7 +222,7 @@ func (r *Replica) Snapshot() error { return r.raft.Snapshot().Error() }
 // Close stops raft and releases the log's files.
 func (r *Replica) Close() error {
 	close(r.done)
-	return errors.Join(r.raft.Shutdown().Error(), r.wal.Close())
+	return errors.Join(r.raft.Shutdown().Error(), r.store.Close())
 }
 
 // machine is the graph as raft sees it.
