@@ -111,6 +111,7 @@ func (b *bench) at(n int, err error) (hit *bool) {
 func eachPoint(t *testing.T, cause error, check func(b *bench, op string)) {
 	for _, op := range operations() {
 		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
 			for n := 1; ; n++ {
 				b := open(t)
 				run := op.prepare(b)
@@ -153,4 +154,37 @@ func TestCrashAtEveryStep(t *testing.T) {
 		b.restart()
 		b.agrees()
 	})
+}
+
+// TestStorageFailsAtEveryCall lets each system call on an SR fail: what was to
+// be made isn't there, and what was to go can still go.
+func TestStorageFailsAtEveryCall(t *testing.T) {
+	for _, op := range operations()[:5] {
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			for n := 1; ; n++ {
+				b := open(t)
+				run := op.prepare(b)
+				calls, hit := 0, false
+				b.faults.set(func(string, string) bool {
+					calls++
+					hit = hit || calls == n
+					return calls == n
+				})
+				err := run()
+				b.faults.set(nil)
+				if hit && err != nil && xenapi.Code(err)[:3] != "SR_" {
+					t.Errorf("call %d: %v", n, err)
+				}
+				if err != nil && (op.name == "VDI.destroy" || op.name == "VDI.resize") {
+					b.ok(run())
+				}
+				b.agrees()
+				if !hit {
+					b.ok(err)
+					return
+				}
+			}
+		})
+	}
 }

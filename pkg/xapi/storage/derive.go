@@ -148,9 +148,10 @@ func (d *deriver) deriveVDI(ref xenapi.VDIRef) {
 	if vdi == nil {
 		return
 	}
+	u := d.g.useOf(ref, vdi)
 	allowed := make([]xenapi.VDIOperations, 0, len(vdiRules))
 	for _, r := range vdiRules {
-		if !r.hidden && checkVDI(d.g, ref, vdi, r) == nil {
+		if !r.hidden && checkVDI(d.g, ref, vdi, u, r) == nil {
 			allowed = append(allowed, r.op)
 		}
 	}

@@ -22,7 +22,7 @@ type VBDs struct {
 }
 
 // createVBDHook makes a drive: a change of the database alone.
-func (s *Storage) createVBDHook(ctx context.Context, c *service.Call, rec xenapi.Record, given func(string) bool) (string, error) {
+func (s *Storage) createVBDHook(ctx context.Context, c *service.Call, rec xenapi.Record, _ func(string) bool) (string, error) {
 	like := rec.(*xenapi.VBD)
 	ref := xenapi.NewRef[xenapi.VBDRef]()
 	uuid := xenapi.NewUUID()
@@ -41,9 +41,6 @@ func (s *Storage) createVBDHook(ctx context.Context, c *service.Call, rec xenapi
 		}
 		if vbd.Empty {
 			vbd.VDI = xenapi.Null
-		}
-		if !given("unpluggable") {
-			vbd.Unpluggable = true
 		}
 		tx.Insert(string(ref), vbd)
 		return nil

@@ -53,11 +53,12 @@ func CheckVDI(rd db.Reader, ref xenapi.VDIRef, op xenapi.VDIOperations) error {
 		return err
 	}
 	i := slices.IndexFunc(vdiRules, func(r vdiRule) bool { return r.op == op })
-	return checkVDI(look(rd), ref, vdi, vdiRules[i])
+	g := look(rd)
+	return checkVDI(g, ref, vdi, g.useOf(ref, vdi), vdiRules[i])
 }
 
 // checkVDI asks in the order of the XenAPI; the first failure is the answer.
-func checkVDI(g graph, ref xenapi.VDIRef, vdi *xenapi.VDI, r vdiRule) error {
+func checkVDI(g graph, ref xenapi.VDIRef, vdi *xenapi.VDI, u use, r vdiRule) error {
 	sr := db.Find(g, vdi.SR)
 	for _, current := range vdi.CurrentOperations {
 		if current != string(xenapi.VDIOperationsCopy) {
@@ -70,7 +71,7 @@ func checkVDI(g graph, ref xenapi.VDIRef, vdi *xenapi.VDI, r vdiRule) error {
 	if r.op == xenapi.VDIOperationsResize && !g.attached(vdi.SR, sr) {
 		return xenapi.ErrSRHasNoPBDs(string(vdi.SR))
 	}
-	if err := notAttached(g, ref, vdi, r); err != nil {
+	if err := u.against(ref, r); err != nil {
 		return err
 	}
 	if r.feature != "" && g.features(sr)[r.feature] == 0 {
@@ -87,27 +88,48 @@ func checkVDI(g graph, ref xenapi.VDIRef, vdi *xenapi.VDI, r vdiRule) error {
 	return nil
 }
 
-// notAttached checks that no drive has the disk in a way that is against the
-// operation.
-func notAttached(g graph, ref xenapi.VDIRef, vdi *xenapi.VDI, r vdiRule) (err error) {
-	if r.live || r.reads && vdi.ReadOnly {
-		return nil
-	}
-	var busy error
+// use is what the drives of a disk do with it.
+type use struct {
+	attached, written bool
+	// busy is a drive that is being attached or detached; busyWriter one that
+	// may write.
+	busy, busyWriter *xenapi.VBD
+}
+
+// useOf looks at the drives of a disk, no further than it must: of those that
+// may only be read there can be many.
+func (g graph) useOf(ref xenapi.VDIRef, vdi *xenapi.VDI) (u use) {
 	g.vbdsOf(ref, vdi, func(_ xenapi.VBDRef, vbd *xenapi.VBD) bool {
+		writes := vbd.Mode == xenapi.VBDModeRW
 		switch {
-		case r.reads && vbd.Mode == xenapi.VBDModeRO:
 		case vbd.CurrentlyAttached:
-			err = xenapi.ErrVDIInUse(string(ref), string(r.op))
-		case inTransition(vbd) && busy == nil:
-			busy = ops.Busy("VDI", string(ref), vbd.CurrentOperations)
+			u.attached, u.written = true, u.written || writes
+		case inTransition(vbd) && writes:
+			u.busy, u.busyWriter = vbd, vbd
+		case inTransition(vbd):
+			u.busy = vbd
 		}
-		return err == nil
+		return !u.written && !(u.attached && vdi.ReadOnly)
 	})
-	if err == nil {
-		return busy
+	return u
+}
+
+// against says why the drives of a disk are against an operation.
+func (u use) against(ref xenapi.VDIRef, r vdiRule) error {
+	attached, busy := u.attached, u.busy
+	switch {
+	case r.live:
+		return nil
+	case r.reads:
+		attached, busy = u.written, u.busyWriter
 	}
-	return err
+	if attached {
+		return xenapi.ErrVDIInUse(string(ref), string(r.op))
+	}
+	if busy != nil {
+		return ops.Busy("VDI", string(ref), busy.CurrentOperations)
+	}
+	return nil
 }
 
 // destroyable checks what destroy alone refuses.

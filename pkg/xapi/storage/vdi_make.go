@@ -61,6 +61,7 @@ func (s *Storage) make(ctx context.Context, p place, spec sm.VolumeSpec, like *x
 	defer s.moving.add(spec.UUID)()
 	ref := xenapi.NewRef[xenapi.VDIRef]()
 	var made sm.Volume
+	step.Partial = true // the driver may fail after the volume is there
 	step.Do = func(ctx context.Context) (err error) {
 		made, err = fill(ctx)
 		return about.fault(err)

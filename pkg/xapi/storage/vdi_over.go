@@ -36,7 +36,7 @@ func (s *Storage) copyOver(ctx context.Context, p service.VDICopyParams, sr xena
 		return "", err
 	}
 	spec := sm.VolumeSpec{UUID: xenapi.NewUUID(), SizeBytes: vdi.VirtualSize}
-	step := saga.Step{Name: "copy what differs", Partial: true, Weight: 20, Timeout: copyTime(vdi.VirtualSize)}
+	step := saga.Step{Name: "copy what differs", Weight: 20, Timeout: copyTime(vdi.VirtualSize)}
 	return s.make(ctx, to, spec, copied(vdi), progress, step, func(ctx context.Context) (sm.Volume, error) {
 		alloc, err := to.allocator()
 		if err != nil {
