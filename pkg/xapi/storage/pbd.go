@@ -138,6 +138,8 @@ func (s *Storage) plugPBD(ctx context.Context, ref xenapi.PBDRef) error {
 		return xenapi.ErrHostOffline(string(pbd.Host))
 	}
 	spec := sm.Spec{UUID: sr.UUID, Config: revealed(rd, pbd.DeviceConfig)}
+	ctx, cancel := context.WithTimeout(ctx, s.PlugTimeout)
+	defer cancel()
 	if _, err := s.Env.Node.Storage.Attach(ctx, sr.Type, spec); err != nil {
 		return subject{sr: pbd.SR, srType: sr.Type}.fault(err)
 	}

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"sync"
+	"time"
 
 	"xapid/pkg/db"
 	"xapid/pkg/sm"
@@ -27,6 +28,14 @@ func (s *Storage) placeOf(rd db.Reader, ref xenapi.SRRef) (place, error) {
 		return place{}, subject{sr: ref}.fault(err)
 	}
 	return place{ref, sr, store}, nil
+}
+
+// readTime bounds how long a driver may take to tell what is on the storage.
+const readTime = 10 * time.Minute
+
+// reading is ctx with that bound.
+func reading(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, readTime)
 }
 
 // allocator is the place as one where volumes can be made;

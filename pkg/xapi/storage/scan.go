@@ -16,6 +16,8 @@ func (s *Storage) scan(ctx context.Context, ref xenapi.SRRef) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := reading(ctx)
+	defer cancel()
 	w, stop := s.moving.watch()
 	defer stop()
 	volumes, err := p.store.Scan(ctx)

@@ -107,6 +107,8 @@ func (v *SRs) Update(ctx context.Context, c *service.Call, p service.SRUpdatePar
 		if err != nil {
 			return err
 		}
+		ctx, cancel := reading(ctx)
+		defer cancel()
 		st, err := at.store.Stat(ctx)
 		if err != nil {
 			return subject{sr: p.SR}.fault(err)
@@ -134,6 +136,8 @@ func (v *SRs) Probe(ctx context.Context, _ *service.Call, p service.SRProbeParam
 	if err != nil {
 		return "", err
 	}
+	ctx, cancel := reading(ctx)
+	defer cancel()
 	xml, err := d.Probe(ctx, sm.Spec{Config: p.DeviceConfig})
 	return xml, subject{sr: xenapi.Null, srType: p.Type}.fault(err)
 }

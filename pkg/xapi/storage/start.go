@@ -49,8 +49,6 @@ func (s *Storage) Ready() <-chan struct{} { return s.ready }
 
 // startPBD attaches one SR at the start.
 func (s *Storage) startPBD(ctx context.Context, ref xenapi.PBDRef, sr *xenapi.SR) {
-	ctx, cancel := context.WithTimeout(ctx, s.PlugTimeout)
-	defer cancel()
 	s.resolve(ctx, ofSR(sr.UUID))
 	pbd := db.Find(s.Env.DB.View(), ref)
 	if pbd == nil {

@@ -150,6 +150,8 @@ func (s *Storage) refresh(ctx context.Context, ref xenapi.VDIRef) error {
 // findVolume looks a volume up on the storage; sm.ErrMissing if it isn't
 // there, its own error if it is damaged.
 func findVolume(ctx context.Context, store sm.SR, location string) (sm.Volume, error) {
+	ctx, cancel := reading(ctx)
+	defer cancel()
 	volumes, err := store.Scan(ctx)
 	if err != nil {
 		return sm.Volume{}, err
