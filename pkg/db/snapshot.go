@@ -194,3 +194,14 @@ func All[R recordOf[T], T any, P recordPtr[T]](rd Reader) iter.Seq2[R, P] {
 		}
 	}
 }
+
+// Referrers lists the objects that refer to one by plain references, not by
+// relations.
+func (s *Snapshot) Referrers(ref string) []string {
+	known, _ := s.refs.get(ref)
+	out := make([]string, len(known.from))
+	for i, r := range known.from {
+		out[i] = r.ref
+	}
+	return out
+}
