@@ -330,7 +330,7 @@ func (s *Server) panicked(c *call, p any) error {
 }
 
 // faultOf makes any error one that the API can answer with. What it does not
-// know becomes INTERNAL_ERROR, with the text in the log under the same id.
+// know becomes INTERNAL_ERROR with an id, under which the log has the text.
 func (s *Server) faultOf(ctx context.Context, c *call, err error) error {
 	var known *xenapi.Error
 	switch {
@@ -345,7 +345,7 @@ func (s *Server) faultOf(ctx context.Context, c *call, err error) error {
 	}
 	id := xenapi.NewUUID()
 	s.log.Error("a call failed", "message", c.msg.WireName(), "session", c.Session.UUID, "id", id, "error", err)
-	return xenapi.ErrInternalError(err.Error() + " (" + id + ")")
+	return xenapi.ErrInternalError("internal fault " + id)
 }
 
 // maxErrorParam bounds one parameter of an error: a call must not be answered

@@ -97,6 +97,13 @@ func open(t testing.TB, change ...func(*rpc.Options)) *env {
 	return e
 }
 
+// serveRoot serves callers who are root, as the Unix socket does.
+func serveRoot(t testing.TB, api *rpc.Server) string {
+	srv := httptest.NewServer(api.RootHandler())
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
 var errWrong = errors.New("wrong password")
 
 // login knows root and everybody else by the password "pw", but for outsiders.
