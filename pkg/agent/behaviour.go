@@ -39,7 +39,7 @@ type behaviour struct {
 func (a *Agent) behaviour(env *xapi.Env, freshBoot bool) *behaviour {
 	b := &behaviour{services: service.New(), hooks: xapi.NewHooks(), metrics: newMetrics()}
 	b.storage = storage.New(storage.Options{Env: env, Dir: filepath.Join(a.Config.StateDir, "sr"), Post: post(env)})
-	vms := vm.New(vm.Options{Env: env, Disks: b.storage, Device: storage.DeviceName, NIC: network.NICConfig,
+	vms := vm.New(vm.Options{Env: env, Disks: b.storage, Device: storage.DeviceName, Attachable: attachable, NIC: network.NICConfig,
 		MAC: network.MACFor, Post: post(env), ShutdownTimeout: a.Config.ShutdownTimeout, FreshBoot: freshBoot})
 	networks := network.New(env, func(ctx context.Context) ([]facts.Link, error) { return facts.Links(ctx, facts.Source{}) })
 	b.storage.Register(b.hooks, b.services)
@@ -54,6 +54,11 @@ func (a *Agent) behaviour(env *xapi.Env, freshBoot bool) *behaviour {
 	b.metrics.register(objectCounts{env}, prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "xapid_log_syncs_total",
 		Help: "Entries appended to the log, a sync each."}, func() float64 { return float64(a.syncs()) }))
 	return b
+}
+
+// attachable asks storage whether a start may attach a disk.
+func attachable(rd db.Reader, ref xenapi.VBDRef) error {
+	return storage.CheckVBD(rd, ref, xenapi.VBDOperationsAttach)
 }
 
 // registrar puts its messages into the tables that calls are dispatched by.

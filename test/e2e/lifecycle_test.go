@@ -231,3 +231,19 @@ func TestRestart(t *testing.T) {
 	w.ok(w.VM().HardShutdown(w.ctx, suspended))
 	w.ok(w.VM().HardShutdown(w.ctx, running))
 }
+
+// TestSharedDisk starts two VMs that both want to write to one disk.
+func TestSharedDisk(t *testing.T) {
+	w := start(t)
+	first, second := w.vm("first"), w.vm("second")
+	vdi, _ := w.disk(first, 8*mib, "0")
+	vbd := w.vbd(second, vdi, "0", xenapi.VBDModeRW)
+	w.ok(w.VM().Start(w.ctx, first, false, false))
+	w.fails(w.VM().Start(w.ctx, second, false, false), "VDI_IN_USE", string(vdi))
+	if rec := must(w.VBD().GetRecord(w.ctx, vbd))(t); rec.CurrentlyAttached || w.state(second) != xenapi.VMPowerStateHalted {
+		t.Errorf("after the refusal: %+v", rec)
+	}
+	w.ok(w.VM().HardShutdown(w.ctx, first))
+	w.ok(w.VM().Start(w.ctx, second, false, false))
+	w.ok(w.VM().HardShutdown(w.ctx, second))
+}

@@ -82,7 +82,10 @@ func (w *world) open() {
 	w.env = &xapi.Env{DB: d, Node: &node.Node{Hypervisor: w.hyp, Storage: disks}, Locks: &ops.Locker{DB: d, Log: log}, Log: log,
 		Now: func() time.Time { return xapitest.Now }, HostUUID: xapitest.HostUUID}
 	st := storage.New(storage.Options{Env: w.env, Dir: filepath.Join(w.dir, "sr")})
-	w.vms = vm.New(vm.Options{Env: w.env, Disks: st, Device: storage.DeviceName, NIC: network.NICConfig, MAC: network.MACFor,
+	w.vms = vm.New(vm.Options{Env: w.env, Disks: st, Device: storage.DeviceName,
+		Attachable: func(rd db.Reader, ref xenapi.VBDRef) error {
+			return storage.CheckVBD(rd, ref, xenapi.VBDOperationsAttach)
+		}, NIC: network.NICConfig, MAC: network.MACFor,
 		Post: func(*db.Tx, string, xenapi.Cls, string, string) {}, ShutdownTimeout: 10 * time.Second,
 		Hook: func(p saga.Point) error {
 			if w.hook == nil {

@@ -73,6 +73,13 @@ func (s *VMs) reserve(tx *db.Tx, plan *startPlan, journal string) error {
 			return err
 		}
 	}
+	if plan.op == xenapi.VMOperationsStart || plan.op == xenapi.VMOperationsStartOn {
+		for _, vbd := range vm.VBDs {
+			if err := s.Attachable(tx, vbd); err != nil {
+				return err
+			}
+		}
+	}
 	edit, err := db.Edit(tx, plan.ref)
 	if err != nil {
 		return err

@@ -33,6 +33,8 @@ type Options struct {
 	Disks Disks
 	// Device names a VBD's device for its userdevice: 0 is xvda.
 	Device func(userdevice string) (string, error)
+	// Attachable checks that a VBD's disk may be attached: who else has it.
+	Attachable func(rd db.Reader, ref xenapi.VBDRef) error
 	// NIC describes a VIF to the hypervisor.
 	NIC func(rd db.Reader, ref xenapi.VIFRef) xenctl.NIC
 	// MAC makes a VIF's address from its VM's seed.
