@@ -116,7 +116,7 @@ func (c *crash) round(l life) bool {
 		}
 	}
 	err = cmd.Wait()
-	if began.IsZero() || cmd.ProcessState.Exited() {
+	if began.IsZero() && !l.Early || cmd.ProcessState.Exited() {
 		c.t.Fatalf("%+v: the process ended by itself: %v", l, err)
 	}
 	if float64(acks) < leastRate*time.Since(began).Seconds() {
@@ -173,6 +173,18 @@ func TestKill(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills by point: %v; %d void rounds; %d changes", *kills, points, c.void, c.sum())
+}
+
+// TestKillAtStart kills the first process of a new directory at every point
+// that it passes while it makes its files.
+func TestKillAtStart(t *testing.T) {
+	for _, point := range append([]db.Point{pool.BeforeStore, pool.AfterStore, db.BeforePublish}, sqlitePoints...) {
+		for pass := 1; pass <= 4; pass++ {
+			c := newCrash(t, t.TempDir())
+			c.round(life{Dir: c.dir, Point: point, Pass: pass, Early: true, Die: time.Minute})
+			c.round(life{Dir: c.dir, Die: time.Millisecond})
+		}
+	}
 }
 
 func (c *crash) sum() (n int64) {

@@ -28,6 +28,7 @@ type life struct {
 	Die       time.Duration // when the parent kills it
 	Point     db.Point      // where it kills itself, if anywhere
 	Pass      int           // at which pass of that point
+	Early     bool          // count the passes of its start, too
 }
 
 // found is what a process finds of one writer's: all of it is set to the same
@@ -62,6 +63,7 @@ func (l life) run(ctx context.Context, parent *os.File) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	var live atomic.Bool
 	var passes atomic.Int64
+	live.Store(l.Early)
 	at := func(p db.Point) {
 		if p == l.Point && live.Load() && passes.Add(1) == int64(l.Pass) {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
