@@ -6,8 +6,10 @@ ARGS  ?=
 VERSION ?= 0.1.0
 LDFLAGS := -s -w -X xapid/pkg/xapi/host.Version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
+DEB  := dist/xapid_$(VERSION)_amd64.deb
 
-.PHONY: help run setup-build build setup generate generate-check lint test race fuzz e2e coverage-api bench clean
+.PHONY: help run setup-build build setup generate generate-check lint test race fuzz e2e coverage-api bench package lab lab-shell clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -56,6 +58,16 @@ coverage-api: ## which explicit messages are implemented and called by a test
 
 bench: ## the benchmark table with its ratios
 	@scripts/bench
+
+package: setup-build build ## the Debian package, in dist/
+	@mkdir -p dist
+	VERSION=$(VERSION) $(GO) run $(NFPM) package --config packaging/nfpm.yaml --packager deb --target $(DEB)
+
+lab: package ## the package on real Xen in a virtual machine, driven from outside
+	@test/lab/lab.sh suite $(DEB)
+
+lab-shell: package ## the same virtual machine with a prompt
+	@test/lab/lab.sh shell $(DEB)
 
 clean: ## remove what was built and the demo's data
 	rm -rf bin dist $(VAR)

@@ -1,0 +1,63 @@
+#!/bin/bash
+# lab.sh suite DEB   installs DEB in a fresh dom0 and runs the end-to-end suite against it
+# lab.sh shell DEB   installs it, gives a shell in dom0 and stops dom0 at its end
+# Called by `make lab` and `make lab-shell`.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+(($# == 2)) && [[ $1 = suite || $1 = shell ]] || die "usage: lab.sh suite|shell DEB"
+what=$1 deb=$2
+[[ -s $deb ]] || die "there is no package $deb: run 'make package' first"
+
+# Installs what the lab needs here, as root; otherwise it is named.
+setup() {
+	local package missing=()
+	for package in qemu-system-x86 qemu-utils mmdebstrap e2fsprogs kmod cpio xz-utils openssh-client iproute2; do
+		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$package")
+	done
+	((${#missing[@]})) || return 0
+	[[ $(id -u) = 0 ]] || die "run as root, or install first: apt-get install ${missing[*]}"
+	say "installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -q >/dev/null
+	apt-get install -q -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+end() {
+	local status=$?
+	if ((status)) && vm_pid "$name" >/dev/null; then
+		vm_ssh "$name" -- 'journalctl -q -b --no-pager -u xapid -u libvirtd -o short-monotonic | tail -n 80' >&2 || true
+	fi
+	"$lab_dir/stop.sh" "$name" || true
+	if ((status == 0)); then rm -rf "$(vm_dir "$name")"; fi
+}
+
+step() {
+	local start
+	start=$(date +%s.%N)
+	"${@:2}"
+	printf 'ok   %6.1f s  %s\n' "$(awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { print b - a }')" "$1"
+}
+
+install_deb() {
+	"$lab_dir/copy.sh" "$name" put "$deb" /root
+	"$lab_dir/exec.sh" "$name" "apt-get install -q -y -o Dpkg::Use-Pty=0 /root/$(basename "$deb")" >"$(vm_dir "$name")/apt.log" 2>&1 ||
+		die "apt does not install it: $(tail -n 20 "$(vm_dir "$name")/apt.log")"
+	"$lab_dir/exec.sh" "$name" "systemctl is-active --quiet xapid" || die "the service is not active"
+}
+
+setup
+"$lab_dir/build-image.sh"
+name=lab-$$
+port=$(free_port)
+password=$(tr -dc a-z0-9 </dev/urandom | head -c 16 || true)
+trap end EXIT
+trap 'exit 130' INT TERM
+step "boot dom0" "$lab_dir/run.sh" "$name" --systemd --forward "$port:443" --disk 1024
+step "install the package, start the service" install_deb
+"$lab_dir/exec.sh" "$name" chpasswd <<<"root:$password"
+if [[ $what = shell ]]; then
+	say "the API is at https://127.0.0.1:$port, user root, password $password; 'exit' ends the lab"
+	vm_ssh "$name" -t || true
+	exit 0
+fi
+go run "$lab_dir/suite" -url "https://127.0.0.1:$port" -exec "$lab_dir/exec.sh $name" <<<"$password"

@@ -1,0 +1,111 @@
+#!/bin/bash
+# run.sh NAME [option...]: boots a lab dom0 and returns when it is ready.
+#   --memory MiB   the VM's memory (default 1536)
+#   --dom0 MiB     dom0's share of it (default 768)
+#   --cpus N       (default 2)
+#   --disk MiB     adds an empty disk: /dev/vdb, then /dev/vdc ... (repeatable)
+#   --net ADDR/LEN adds eth1, on the network all lab VMs share, with an address
+#   --forward HOST:GUEST  makes the VM's TCP port GUEST 127.0.0.1:HOST (repeatable)
+#   --linux        boots plain Linux without Xen
+#   --systemd      starts systemd instead of the lab's quick init
+#   --timeout S    how long to wait for it (default 300)
+# Its disk is an overlay, thrown away at the next run.sh NAME.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+name=${1:-}
+dir=$(vm_dir "$name")
+shift
+memory=1536 dom0=768 cpus=2 disks=() net= forwards=() xen=1 init= timeout=300
+while (($#)); do
+	case $1 in
+	--memory) memory=$2; shift ;;
+	--dom0) dom0=$2; shift ;;
+	--cpus) cpus=$2; shift ;;
+	--disk) disks+=("$2"); shift ;;
+	--net) net=$2; shift ;;
+	--forward) forwards+=("$2"); shift ;;
+	--timeout) timeout=$2; shift ;;
+	--linux) xen= ;;
+	--systemd) init=/sbin/init ;;
+	*) die "run.sh does not know '$1'" ;;
+	esac
+	shift
+done
+
+need qemu-system-x86_64 qemu-img ssh ss
+[[ -s $image_dir/stamp ]] || die "there is no image: run build-image.sh first"
+! vm_pid "$name" >/dev/null || die "lab VM '$name' is running already (stop.sh $name ends it)"
+rm -rf "$dir"
+mkdir -p "$dir"
+
+qemu-img create -q -f qcow2 -F qcow2 -b "$image_dir/root.qcow2" "$dir/root.qcow2"
+args=(-drive "file=$dir/root.qcow2,if=none,id=root,cache=unsafe,discard=unmap" -device virtio-blk-pci,drive=root)
+n=0
+for size in "${disks[@]}"; do
+	n=$((n + 1))
+	truncate -s "${size}M" "$dir/disk$n.img"
+	args+=(-drive "file=$dir/disk$n.img,format=raw,if=none,id=disk$n,cache=unsafe,discard=unmap"
+		-device "virtio-blk-pci,drive=disk$n,serial=lab-disk-$n")
+done
+
+ssh_port=$(free_port)
+forward="hostfwd=tcp:127.0.0.1:$ssh_port-:22"
+for pair in "${forwards[@]}"; do
+	forward+=",hostfwd=tcp:127.0.0.1:${pair%%:*}-:${pair#*:}"
+done
+args+=(-netdev "user,id=user,restrict=on,$forward" -device virtio-net-pci,netdev=user,romfile=)
+if [[ $net ]]; then
+	# The VMs find each other by multicast, which never leaves this machine.
+	mac=$(printf '%s' "$name" | sha256sum | sed 's/^\(..\)\(..\)\(..\).*/52:54:00:\1:\2:\3/')
+	args+=(-netdev socket,id=lab,mcast=239.77.0.1:17700,localaddr=127.0.0.1
+		-device "virtio-net-pci,netdev=lab,mac=$mac,romfile=")
+fi
+
+words="lab.name=$name lab.init=${init:-/lab/init} lab.ip=$net quiet panic=-1 mitigations=off net.ifnames=0"
+if [[ $xen ]]; then
+	args+=(-kernel "$image_dir/xen"
+		-append "com1=115200,8n1 console=com1 dom0_mem=${dom0}M,max:${dom0}M bootscrub=0 spec-ctrl=no ucode=no"
+		-initrd "$image_dir/vmlinux console=hvc0 ${words//,/,,},$image_dir/initrd")
+else
+	args+=(-kernel "$image_dir/vmlinux" -initrd "$image_dir/initrd" -append "console=ttyS0 $words")
+fi
+
+cpu=${LAB_CPU:-qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+pdpe1gb,+svm,+npt}
+# Emulation, not KVM: Xen wants a CPU of its own. SMAP is off because QEMU
+# 7.2 takes a far return of a PV kernel for a supervisor's access; RDTSCP
+# because it reports one to Xen as an RDTSC, and Xen then ends the PVH guest;
+# ERMS and FSRM because emulated 'rep movsb' goes byte by byte.
+start=$(date +%s.%N)
+qemu-system-x86_64 -name "guest=$name,process=lab-$name" -machine q35,vmport=off \
+	-accel tcg,thread=multi,tb-size=384 -cpu "$cpu" -smp "$cpus" -m "$memory" \
+	-nodefaults -display none -no-reboot -device virtio-rng-pci -rtc base=utc \
+	-serial "file:$dir/console.log" -monitor "unix:$dir/monitor,server=on,wait=off" \
+	-pidfile "$dir/pid" -daemonize "${args[@]}" 2>"$dir/qemu.log" ||
+	die "QEMU did not start: $(cat "$dir/qemu.log")"
+
+cat >"$dir/ssh_config" <<CONFIG
+Host $name
+	HostName 127.0.0.1
+	Port $ssh_port
+	User root
+	IdentityFile $image_dir/id_ed25519
+	IdentitiesOnly yes
+	StrictHostKeyChecking no
+	UserKnownHostsFile /dev/null
+	LogLevel ERROR
+	ConnectTimeout 30
+	ControlMaster auto
+	ControlPath $dir/ssh
+	ControlPersist yes
+	Ciphers chacha20-poly1305@openssh.com
+CONFIG
+
+while ! grep -qa 'LAB .* READY' "$dir/console.log"; do
+	vm_pid "$name" >/dev/null || die "lab VM '$name' died while booting: see $dir/console.log"
+	(($(date +%s) - ${start%.*} < timeout)) ||
+		die "lab VM '$name' is not ready after $timeout s: see $dir/console.log (it is still running)"
+	sleep 0.2
+done
+vm_ssh "$name" true || die "lab VM '$name' is up but does not answer ssh"
+say "$name is ready after $(awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f", b - a }') s"
