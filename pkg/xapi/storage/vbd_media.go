@@ -20,6 +20,9 @@ func (v *VBDs) Insert(ctx context.Context, c *service.Call, p service.VBDInsertP
 		return err
 	}
 	if sr := db.Find(rd, vdi.SR); sr != nil && sr.ContentType != "iso" && sr.Type != "iso" {
+		if err := checkVBD(look(rd), p.VBD, xenapi.VBDOperationsInsert, p.VDI); err != nil {
+			return err
+		}
 		return xenapi.ErrVDIIsNotISO(string(p.VDI), sr.ContentType)
 	}
 	return v.locked(ctx, c, p.VBD, xenapi.VBDOperationsInsert, p.VDI, func(ctx context.Context) error {
