@@ -20,11 +20,19 @@ import (
 )
 
 var (
-	kills = flag.Int("kills", 12, "how often the kill test kills")
-	cuts  = flag.Int("cuts", 6, "how often the power cut test cuts")
+	kills = flag.Int("kills", campaign(8, 220), "how often the kill test kills")
+	cuts  = flag.Int("cuts", campaign(4, 60), "how often the power cut test cuts")
 	seed  = flag.Uint64("seed", 0, "seed of the kill and power cut tests; 0 takes the time")
 	child = flag.String("child", "", "used by the tests themselves")
 )
+
+// campaign is how often a test repeats itself: often where time is given.
+func campaign(brief, long int) int {
+	if os.Getenv("XAPID_LONG") != "" {
+		return long
+	}
+	return brief
+}
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -179,7 +187,7 @@ func TestKill(t *testing.T) {
 // that it passes while it makes its files.
 func TestKillAtStart(t *testing.T) {
 	for _, point := range append([]db.Point{pool.BeforeStore, pool.AfterStore, db.BeforePublish}, sqlitePoints...) {
-		for pass := 1; pass <= 4; pass++ {
+		for pass := 1; pass <= campaign(2, 6); pass++ {
 			c := newCrash(t, t.TempDir())
 			c.round(life{Dir: c.dir, Point: point, Pass: pass, Early: true, Die: time.Minute})
 			c.round(life{Dir: c.dir, Die: time.Millisecond})

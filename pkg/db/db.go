@@ -23,11 +23,13 @@ import (
 )
 
 // Log is where commits become durable; DB.Apply is called for each entry in
-// the order of the log, on the proposer too, before Append returns.
+// the order of the log, on the proposer too, before Append's wait ends.
 type Log interface {
-	// Append makes an entry durable. After an error the entry may be in the
-	// log all the same.
-	Append(ctx context.Context, entry []byte) error
+	// Append hands an entry to the log, behind all that it was handed before,
+	// and doesn't wait; it calls nothing of DB's. The function that it returns
+	// waits until the entry is durable and applied. After an error the entry
+	// may be in the log all the same.
+	Append(entry []byte) (wait func() error)
 	// Settle waits until the log takes entries and all it holds is applied.
 	Settle(ctx context.Context) error
 }
@@ -84,6 +86,7 @@ type pending struct {
 type batch struct {
 	id      string
 	txs     []*pending
+	wait    func() error
 	applied bool
 	// stale says that another entry came in between: what the batch proposed
 	// is not on top of the published state any more.
@@ -196,7 +199,7 @@ func (d *DB) enqueue(changes []Change, journal []journalChange, bytes int) (*pen
 		return p, nil
 	}
 	d.queue = append(d.queue, p)
-	d.wake()
+	d.begin()
 	return p, nil
 }
 
@@ -252,33 +255,63 @@ func (d *DB) publishAll(b *batch) {
 	b.applied = true
 }
 
-// Run commits what Update proposes until ctx ends; log must call Apply.
+// Run sees to it that what Update proposes is committed, until ctx ends; log
+// must call Apply.
 func (d *DB) Run(ctx context.Context, log Log) error {
-	d.log = log
 	debug.FreeOSMemory() // of loading
+	d.mu.Lock()
+	d.log = log
+	d.mu.Unlock()
 	for {
+		for b := d.next(); b != nil && ctx.Err() == nil; b = d.next() {
+			if err := d.judge(b, b.wait()); err != nil {
+				d.opts.Log.Error("the log does not take changes", "error", err)
+				d.recover(ctx)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			d.stop(context.Cause(ctx))
 			return nil
 		case <-d.work:
 		}
-		for b := d.take(); b != nil && ctx.Err() == nil; b = d.take() {
-			if err := d.commit(ctx, b); err != nil {
-				d.opts.Log.Error("the log does not take changes", "error", err)
-				d.recover(ctx)
-			}
-		}
 	}
 }
 
-// take makes the queue's first part the batch in flight; nil if it is empty.
-func (d *DB) take() *batch {
+// next is the batch in flight, after it was begun if there is something to
+// begin; nil if there is none.
+func (d *DB) next() *batch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.queue) == 0 {
-		return nil
+	d.begin()
+	return d.inflight
+}
+
+// begin hands the first part of the queue to the log, if that has none in its
+// hands; under mu. It doesn't wait: Run does, off the way of those who are
+// answered by Apply.
+func (d *DB) begin() {
+	for d.log != nil && d.inflight == nil && len(d.queue) > 0 {
+		b := d.take()
+		var txs []entryTx
+		for _, p := range b.txs {
+			if p.durable {
+				txs = append(txs, p.entry)
+			}
+		}
+		if len(txs) == 0 {
+			d.publishAll(b)
+			continue
+		}
+		d.inflight = b
+		d.at(BeforeAppend)
+		b.wait = d.log.Append(encodeEntry(b.id, txs))
+		d.wake()
 	}
+}
+
+// take makes a batch of the queue's first part.
+func (d *DB) take() *batch {
 	n, bytes := 1, d.queue[0].bytes
 	for n < min(len(d.queue), maxBatch) && bytes+d.queue[n].bytes <= MaxTxBytes {
 		bytes += d.queue[n].bytes
@@ -286,36 +319,21 @@ func (d *DB) take() *batch {
 	}
 	b := &batch{id: xenapi.NewUUID(), txs: d.queue[:n:n]}
 	d.queue = d.queue[n:]
-	d.inflight = b
 	return b
 }
 
-// commit appends a batch to the log and publishes it.
-func (d *DB) commit(ctx context.Context, b *batch) error {
-	var txs []entryTx
-	for _, p := range b.txs {
-		if p.durable {
-			txs = append(txs, p.entry)
-		}
-	}
-	var err error
-	if len(txs) > 0 {
-		d.at(BeforeAppend)
-		err = d.log.Append(ctx, encodeEntry(b.id, txs))
-		d.at(AfterAppend)
-	}
+// judge answers a batch that the log has not applied.
+func (d *DB) judge(b *batch, err error) error {
+	d.at(AfterAppend)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.inflight = nil
-	if len(txs) == 0 {
-		d.publishAll(b)
-	}
 	if b.applied {
 		return nil
 	}
 	if err == nil {
 		err = errors.New("db: the log did not apply its entry")
 	}
+	d.inflight = nil
 	d.broken = err
 	for _, p := range b.txs {
 		p.err = errRetry
@@ -353,34 +371,27 @@ func (d *DB) recover(ctx context.Context) {
 			d.opts.Log.Info("the log takes changes again")
 			return
 		}
-		d.drainEphemeral()
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
-		case <-d.work:
-			d.drainEphemeral()
 		}
 	}
 }
 
-// drainEphemeral publishes what needs no log while there is none to be had.
-func (d *DB) drainEphemeral() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, p := range d.queue {
-		d.publish(p) // durable ones are refused while the log is broken
-	}
-	d.queue = nil
-}
-
-// stop takes back what the log will not get any more.
+// stop waits for what the log has in its hands, and takes back what it will not
+// get any more.
 func (d *DB) stop(cause error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if b := d.inflight; b != nil { // taken, but not begun
-		d.queue = append(b.txs, d.queue...)
-		d.inflight = nil
+	d.log = nil
+	b := d.inflight
+	d.mu.Unlock()
+	if b != nil {
+		if err := d.judge(b, b.wait()); err != nil {
+			d.opts.Log.Error("the log did not take the last changes", "error", err)
+		}
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.broken = cause
 	d.reset()
 }

@@ -32,7 +32,11 @@ type flakyLog struct {
 var errFlaky = errors.New("the log is flaky")
 
 // Append implements Log.
-func (l *flakyLog) Append(_ context.Context, entry []byte) error {
+func (l *flakyLog) Append(entry []byte) func() error {
+	return func() error { return l.store(entry) }
+}
+
+func (l *flakyLog) store(entry []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fault := l.rng.IntN(40)
@@ -240,9 +244,11 @@ type gate struct {
 }
 
 // Append implements Log.
-func (g *gate) Append(context.Context, []byte) error {
-	g.appended <- struct{}{}
-	return <-g.answer
+func (g *gate) Append([]byte) func() error {
+	return func() error {
+		g.appended <- struct{}{}
+		return <-g.answer
+	}
 }
 
 // Settle implements Log.

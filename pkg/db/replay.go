@@ -60,6 +60,10 @@ func (d *DB) Apply(index uint64, entry []byte) error {
 	} else if own {
 		b.replayed()
 	}
+	if own {
+		d.inflight = nil
+		d.begin()
+	}
 	d.mu.Unlock()
 	d.at(AfterPublish)
 	d.writer.put(index, rows, journal)

@@ -182,16 +182,16 @@ func restore(snaps raft.SnapshotStore, graph Graph) error {
 }
 
 // Append implements db.Log.
-func (r *Replica) Append(_ context.Context, entry []byte) error {
+func (r *Replica) Append(entry []byte) (wait func() error) {
 	r.appends.Add(1)
 	f := r.raft.Apply(entry, 0)
-	if err := f.Error(); err != nil {
+	return func() error {
+		if err := f.Error(); err != nil {
+			return err
+		}
+		err, _ := f.Response().(error)
 		return err
 	}
-	if err, ok := f.Response().(error); ok {
-		return err
-	}
-	return nil
 }
 
 // Appends counts the entries appended since the start, one log sync each.
