@@ -135,14 +135,14 @@ func (h *eventHub) await(ctx context.Context, c *call, in *interest, since uint6
 	defer h.s.db.Feed().Done(w)
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
-	pace := pacer{began: h.began, last: &c.session.lastAnswer}
+	pace := pacer{began: h.began, last: c.session.lastAnswer.Load()}
 	defer pace.stop()
 	for expired := false; ; {
 		if !pace.hold() || expired {
 			snap := h.snapshot()
 			events := h.collect(snap, in.without(h.s.hidden(c)), since, c.enc)
 			if len(events) > 0 || expired {
-				pace.answered()
+				c.session.lastAnswer.Store(int64(time.Since(h.began)))
 				return h.answer(snap, events, c.enc), nil
 			}
 			since = snap.Gen() // so that each look costs what is new
@@ -168,18 +168,18 @@ func (h *eventHub) snapshot() *db.Snapshot {
 	return h.s.db.View()
 }
 
-// pacer holds answers back until the last one is long enough ago.
+// pacer holds an answer back until the last one to the same client, before
+// this call, is long enough ago.
 type pacer struct {
 	began time.Time
-	last  *atomic.Int64 // when, since began; 0: never
+	last  int64 // when, since began; 0: never
 	timer *time.Timer
 }
 
 // hold reports whether it is too early for an answer, and sets the timer.
 func (p *pacer) hold() bool {
-	last := p.last.Load()
-	left := answersApart - (time.Since(p.began) - time.Duration(last))
-	if last == 0 || left <= 0 {
+	left := answersApart - (time.Since(p.began) - time.Duration(p.last))
+	if p.last == 0 || left <= 0 {
 		return false
 	}
 	if p.timer == nil {
@@ -197,8 +197,6 @@ func (p *pacer) due() <-chan time.Time {
 	}
 	return p.timer.C
 }
-
-func (p *pacer) answered() { p.last.Store(int64(time.Since(p.began))) }
 
 func (p *pacer) stop() {
 	if p.timer != nil {
