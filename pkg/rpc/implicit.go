@@ -143,6 +143,9 @@ func getAll(class *datamodel.Class) handlerFunc {
 
 func getAllRecords(class *datamodel.Class) handlerFunc {
 	return func(_ context.Context, s *Server, c *call) (any, error) {
+		if len(c.args) == 0 {
+			return s.rows.all(s.db.View(), class, c.enc), nil
+		}
 		rows, err := s.selected(class, c)
 		if err != nil {
 			return nil, err

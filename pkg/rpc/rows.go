@@ -6,16 +6,19 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"xapid/pkg/datamodel"
 	"xapid/pkg/db"
 	"xapid/pkg/rpc/wire"
 )
 
 // rowCache keeps the encoded forms of rows, with the row versions themselves,
-// so that a list is a concatenation. It holds at most limit bytes: stale
-// versions go first, then what was used least recently.
+// so that a list is a concatenation; and whole lists, of classes in which
+// nothing changes between two of them. It holds at most limit bytes: what is
+// stale goes first, then what was used least recently.
 type rowCache struct {
 	limit int64
 	clock atomic.Int64 // ticks once a use: a list is one
+	lists map[listKey]*atomic.Pointer[encodedList]
 
 	mu      sync.Mutex
 	size    int64
@@ -23,13 +26,87 @@ type rowCache struct {
 	sweepAt int // entries at which stale ones are looked for
 }
 
+// cachedRow is an encoded row, or a list.
 type cachedRow struct {
-	row *db.Row
-	enc encoding
+	row  *db.Row
+	enc  encoding
+	d    *db.Derived
+	list *atomic.Pointer[encodedList]
+}
+
+func (e *cachedRow) stale() bool {
+	if e.list != nil {
+		known := e.list.Load()
+		return known == nil || known.d != e.d
+	}
+	return e.row.Stale.Load()
+}
+
+// release takes the encoded form out of its place.
+func (e *cachedRow) release() {
+	if e.list == nil {
+		e.row.Cache[e.enc].Store(nil)
+	} else if known := e.list.Load(); known != nil && known.d == e.d {
+		e.list.CompareAndSwap(known, nil)
+	}
+}
+
+// listKey names the list of all records of a class in an encoding.
+type listKey struct {
+	class int
+	enc   encoding
+}
+
+// encodedList is such a list as of the class's generation; nothing is encoded
+// when it was asked for once.
+type encodedList struct {
+	gen uint64
 	d   *db.Derived
 }
 
-func newRowCache(limit int64) *rowCache { return &rowCache{limit: limit} }
+func newRowCache(limit int64, classes []*datamodel.Class) *rowCache {
+	c := &rowCache{limit: limit, lists: map[listKey]*atomic.Pointer[encodedList]{}}
+	for _, class := range classes {
+		for _, enc := range []encoding{encodeXML, encodeJSON} {
+			c.lists[listKey{class.ID, enc}] = &atomic.Pointer[encodedList]{}
+		}
+	}
+	return c
+}
+
+// all gives the records of all objects of a class. The second time that
+// nothing has changed since the last, the whole is kept.
+func (c *rowCache) all(snap *db.Snapshot, class *datamodel.Class, enc encoding) any {
+	c.tick()
+	slot, gen := c.lists[listKey{class.ID, enc}], snap.ClassGen(class)
+	known := slot.Load()
+	again := known != nil && known.gen == gen
+	if again && known.d != nil {
+		known.d.Used.Store(c.clock.Load())
+		return wire.Raw(known.d.Bytes)
+	}
+	list := make(wire.RawMap, 0, snap.Count(class))
+	for row := range snap.Rows(class) {
+		list = append(list, wire.RawMember{Name: row.Ref, Value: c.encoded(row, enc)})
+	}
+	if !again {
+		slot.Store(&encodedList{gen: gen})
+		return list
+	}
+	d := &db.Derived{Bytes: slices.Clip(encode(enc, list))}
+	d.Used.Store(c.clock.Load())
+	if int64(len(d.Bytes)) <= c.limit/4 && slot.CompareAndSwap(known, &encodedList{gen, d}) {
+		c.add(cachedRow{enc: enc, d: d, list: slot})
+	}
+	return wire.Raw(d.Bytes)
+}
+
+func encode(enc encoding, v any) []byte {
+	if enc == encodeXML {
+		return wire.AppendXML(nil, nil, v)
+	}
+	return wire.AppendJSON(nil, nil, v)
+}
 
 // tick begins a use.
 func (c *rowCache) tick() { c.clock.Add(1) }
@@ -43,16 +120,10 @@ func (c *rowCache) encoded(row *db.Row, enc encoding) wire.Raw {
 		}
 		return d.Bytes
 	}
-	var b []byte
-	if enc == encodeXML {
-		b = wire.AppendXML(nil, nil, row.Rec)
-	} else {
-		b = wire.AppendJSON(nil, nil, row.Rec)
-	}
-	d := &db.Derived{Bytes: slices.Clip(b)}
+	d := &db.Derived{Bytes: slices.Clip(encode(enc, row.Rec))}
 	d.Used.Store(now)
 	if row.Cache[enc].CompareAndSwap(nil, d) {
-		c.add(cachedRow{row, enc, d})
+		c.add(cachedRow{row: row, enc: enc, d: d})
 	}
 	return d.Bytes
 }
@@ -72,7 +143,7 @@ func (c *rowCache) add(e cachedRow) {
 // dropStale lets go of stale rows: they hold more memory than their encoded
 // forms. It waits until the entries have doubled, so that its cost is spread.
 func (c *rowCache) dropStale() {
-	c.drop(func(e cachedRow) bool { return e.row.Stale.Load() })
+	c.drop(func(e cachedRow) bool { return e.stale() })
 	c.sweepAt = 2*len(c.entries) + minSweep
 }
 
@@ -97,7 +168,7 @@ func (c *rowCache) drop(gone func(e cachedRow) bool) {
 			kept = append(kept, e)
 			continue
 		}
-		e.row.Cache[e.enc].Store(nil)
+		e.release()
 		c.size -= int64(cap(e.d.Bytes))
 	}
 	clear(c.entries[len(kept):])

@@ -110,7 +110,7 @@ func New(ctx context.Context, opts Options) *Server {
 		opts.MaxBody = 4 << 20
 	}
 	s := &Server{opts: opts, db: opts.DB, log: opts.Log, now: opts.Now, model: datamodel.Get(),
-		rows: newRowCache(opts.CacheBytes), bodies: semaphore.NewWeighted(bodiesTogether), turns: newTurns(), base: ctx}
+		rows: newRowCache(opts.CacheBytes, datamodel.Get().Classes), bodies: semaphore.NewWeighted(bodiesTogether), turns: newTurns(), base: ctx}
 	s.roleSets, s.guarded = roleSetsOf(s.model), guardedClasses(s.model)
 	s.sessions = newSessionStore(s)
 	s.tasks = newTaskStore(s)

@@ -49,7 +49,7 @@ func TestMetrics(t *testing.T) {
 // TestRowCache: what is encoded is kept within the limit, and what was used
 // last stays.
 func TestRowCache(t *testing.T) {
-	const limit = 400 << 10
+	const limit = 1 << 20
 	e := open(t, func(o *rpc.Options) { o.CacheBytes = limit })
 	e.must("VM.get_all_records") // 50 templates, some 5 KB each
 	full := rpc.CacheBytes(e.api)
@@ -66,6 +66,13 @@ func TestRowCache(t *testing.T) {
 			t.Fatalf("%d bytes kept", got)
 		}
 	}
+	for range 3 { // the whole list is kept when nothing changes, and given up when something does
+		same(t, "VMs", len(e.must("VM.get_all_records").(map[string]*wire.Fields)), 51)
+	}
+	same(t, "listed twice", rpc.CacheBytes(e.api) > 2*full-full/4, true)
+	e.vm("b")
+	same(t, "VMs", len(e.must("VM.get_all_records").(map[string]*wire.Fields)), 52)
+	same(t, "within the limit", rpc.CacheBytes(e.api) <= limit, true)
 	if got := rpc.CacheBytes(e.api); got < full {
 		t.Errorf("the templates were let go for versions that nobody can ask for: %d bytes", got)
 	}
