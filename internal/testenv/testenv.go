@@ -212,6 +212,9 @@ func (d *Daemon) end(sig syscall.Signal) error {
 	}
 }
 
+// Bin is the program.
+func (d *Daemon) Bin() string { return d.bin }
+
 // PID is the daemon's process.
 func (d *Daemon) PID() int { return d.cmd.Process.Pid }
 
