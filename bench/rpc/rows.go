@@ -51,7 +51,30 @@ func list(w *world) []row {
 				25, limit, run(ours), run(peer)))
 		}
 	}
-	return out
+	return append(out, changed(w))
+}
+
+// changed is a list after a change to one VM: everything else is encoded.
+func changed(w *world) row {
+	request := jsonCall("VM.get_all_records", w.session)
+	ours := dial(w.srv.HTTPAddr().String(), nil)
+	peer := dial(w.bare(false, same("application/json", ours.fetch(request))), nil)
+	n, operations := 0, db.Find(w.DB.View(), w.vms[0]).AllowedOperations
+	return atMost("the same, JSON-RPC, plain, one VM changed before each", 100, 1.25, func() time.Duration {
+		n++
+		xapitest.Update(w.b, w.Env, func(tx *db.Tx) {
+			vm, err := db.Edit(tx, w.vms[0])
+			check(err)
+			vm.AllowedOperations = operations[:len(operations)-n%2] // takes no log
+		})
+		begun := time.Now()
+		ours.get(request)
+		return time.Since(begun)
+	}, func() time.Duration {
+		begun := time.Now()
+		peer.get(request)
+		return time.Since(begun)
+	})
 }
 
 // small is VM.get_name_label on one connection and on 64.

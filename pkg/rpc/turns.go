@@ -29,8 +29,21 @@ type turnWriter struct {
 	t turns
 }
 
+// turnBlock is how much is written in one turn.
+const turnBlock = 128 << 10
+
 // Write implements io.Writer.
 func (tw turnWriter) Write(p []byte) (int, error) {
+	written := 0
+	for {
+		n, err := tw.block(p[written:min(len(p), written+turnBlock)])
+		if written += n; err != nil || written == len(p) {
+			return written, err
+		}
+	}
+}
+
+func (tw turnWriter) block(p []byte) (int, error) {
 	tw.t <- struct{}{}
 	release := sync.OnceFunc(func() { <-tw.t })
 	timer := time.AfterFunc(turnTime, release)

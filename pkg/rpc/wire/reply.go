@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"io"
+	"slices"
 	"sync"
 
 	"xapid/pkg/datamodel"
@@ -106,6 +107,9 @@ func (b *builder) flush() {
 	b.mark = len(b.own)
 }
 
+// memberRoom is what a member of a RawMap takes beside its value, nearly.
+const memberRoom = 96
+
 // smallFragment is copied rather than referred to.
 const smallFragment = 512
 
@@ -138,6 +142,7 @@ func (b *builder) value(t *datamodel.Type, v any) {
 		}
 		b.put(b.s.closeSet)
 	case RawMap:
+		b.chunks, b.own = slices.Grow(b.chunks, 2*len(v)+1), slices.Grow(b.own, memberRoom*len(v))
 		b.put(b.s.openMap)
 		for i, m := range v {
 			b.own = b.s.key(b.own, i == 0, m.Name)
