@@ -150,8 +150,8 @@ func validate(vm *xenapi.VM) error {
 		return xenapi.ErrValueNotSupported("VCPUs-max", strconv.FormatInt(vm.VCPUsMax, 10), "must be from 1 to "+strconv.Itoa(xenctl.MaxVCPUs))
 	case vm.VCPUsAtStartup < 1 || vm.VCPUsAtStartup > vm.VCPUsMax:
 		return xenapi.ErrValueNotSupported("VCPUs-at-startup", strconv.FormatInt(vm.VCPUsAtStartup, 10), "must be from 1 to VCPUs-max")
-	case vm.HVMShadowMultiplier < 1:
-		return xenapi.ErrValueNotSupported("HVM-shadow-multiplier", strconv.FormatFloat(vm.HVMShadowMultiplier, 'g', -1, 64), "must be at least 1")
+	case !(vm.HVMShadowMultiplier >= 1): // NaN too
+		return xenapi.ErrInvalidValue("multiplier", strconv.FormatFloat(vm.HVMShadowMultiplier, 'g', -1, 64))
 	}
 	if cores, ok := vm.Platform["cores-per-socket"]; ok {
 		n, err := strconv.ParseInt(cores, 10, 64)

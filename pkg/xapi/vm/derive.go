@@ -58,7 +58,7 @@ func deriveOne(tx *db.Tx, ref xenapi.VMRef) {
 	}
 	allowed := make([]xenapi.VMOperations, 0, 16)
 	for _, op := range listed {
-		if rules[op].in&stateOf[vm.PowerState] != 0 && check(tx, ref, vm, op, true) == nil {
+		if maybe(vm, op) && check(tx, ref, vm, op, true) == nil {
 			allowed = append(allowed, op)
 		}
 	}
@@ -68,4 +68,12 @@ func deriveOne(tx *db.Tx, ref xenapi.VMRef) {
 	if edit, err := db.Edit(tx, ref); err == nil {
 		edit.AllowedOperations = allowed
 	}
+}
+
+// maybe is the cheap part of the check of the power state: it rules out most
+// operations without making an error.
+func maybe(vm *xenapi.VM, op xenapi.VMOperations) bool {
+	r := rules[op]
+	return r.in&stateOf[vm.PowerState] != 0 || r.control && vm.IsControlDomain ||
+		vm.PowerState == xenapi.VMPowerStateSuspended && (op == xenapi.VMOperationsClone || op == xenapi.VMOperationsCopy)
 }

@@ -38,7 +38,7 @@ func (s *VMs) setLimits(ctx context.Context, c *service.Call, ref xenapi.VMRef, 
 		}
 		return checkLimits(vm, change)
 	}
-	return s.Env.Locks.Do(ctx, c, ops.WaitQuick, []ops.Target{ops.On("VM", ref, op)}, check, func(ctx context.Context) error {
+	return s.do(ctx, c, ref, ops.WaitQuick, []ops.Target{ops.On("VM", ref, op)}, check, func(ctx context.Context) error {
 		err := s.Env.Update(ctx, func(tx *db.Tx) error {
 			vm, err := db.Edit(tx, ref)
 			if err != nil {

@@ -49,7 +49,7 @@ func (s *VMs) start(ctx context.Context, c *service.Call, plan startPlan) error 
 	}
 	journal := string(c.Task.Ref())
 	reserve := func(tx *db.Tx) error { return s.reserve(tx, &plan, journal) }
-	return s.Env.Locks.Do(ctx, c, ops.WaitQuick, p.targets(plan.op, device), reserve, func(ctx context.Context) error {
+	return s.do(ctx, c, plan.ref, ops.WaitQuick, p.targets(plan.op, device), reserve, func(ctx context.Context) error {
 		p, err := load(s.Env.DB.View(), plan.ref)
 		if err == nil {
 			err = s.launch(ctx, c, &plan, p, journal)
@@ -285,7 +285,7 @@ func (s *VMs) Unpause(ctx context.Context, c *service.Call, p service.VMUnpauseP
 func (s *VMs) simple(ctx context.Context, c *service.Call, ref xenapi.VMRef, op xenapi.VMOperations, then xenapi.VMPowerState,
 	act func(ctx context.Context, uuid string) error) error {
 	check := func(tx *db.Tx) error { return Check(tx, ref, op) }
-	return s.Env.Locks.Do(ctx, c, ops.WaitQuick, []ops.Target{ops.On("VM", ref, op)}, check, func(ctx context.Context) error {
+	return s.do(ctx, c, ref, ops.WaitQuick, []ops.Target{ops.On("VM", ref, op)}, check, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, saga.DefaultStepTimeout)
 		defer cancel()
 		vm, err := db.Get(s.Env.DB.View(), ref)
@@ -295,9 +295,9 @@ func (s *VMs) simple(ctx context.Context, c *service.Call, ref xenapi.VMRef, op 
 		if err := act(ctx, vm.UUID); err != nil {
 			return hypervisorFault(ref, err)
 		}
-		return s.Env.Update(ctx, func(tx *db.Tx) error {
+		return s.Env.Update(context.WithoutCancel(ctx), func(tx *db.Tx) error {
 			vm, err := db.Edit(tx, ref)
-			if err == nil && vm.PowerState != xenapi.VMPowerStateHalted {
+			if err == nil && up(vm) {
 				vm.PowerState = then
 			}
 			return err

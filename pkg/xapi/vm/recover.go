@@ -6,6 +6,7 @@ import (
 
 	"xapid/pkg/db"
 	"xapid/pkg/xapi"
+	"xapid/pkg/xapi/ops"
 	"xapid/pkg/xenapi"
 	"xapid/pkg/xenapi/service"
 	"xapid/pkg/xenctl"
@@ -34,20 +35,24 @@ func (s *VMs) Reconcile(ctx context.Context) error {
 	host := s.Env.Host()
 	var errs []error
 	for ref, vm := range db.All[xenapi.VMRef](snap) {
-		if vm.IsControlDomain || vm.IsATemplate || len(vm.CurrentOperations) > 0 {
+		if vm.IsControlDomain || vm.IsATemplate {
 			continue
 		}
-		domain, lives := domains[vm.UUID]
+		_, lives := domains[vm.UUID]
 		delete(domains, vm.UUID)
 		if lives || vm.ResidentOn == host || vm.ScheduledToBeResidentOn != xenapi.Null || stale(snap, vm) {
-			errs = append(errs, s.reconcileOne(ctx, ref, domain, lives, image[ref]))
+			errs = append(errs, s.reconcileOne(ctx, ref, image[ref]))
 		}
 	}
 	for uuid, d := range domains {
 		s.Env.Log.Warn("a domain runs that no VM is of; it is left alone", "uuid", uuid, "domid", d.ID, "name", d.Name)
 	}
 	errs = append(errs, s.endNotes(ctx, notes))
-	return errors.Join(errs...)
+	err = errors.Join(errs...)
+	if err == nil {
+		s.settled.Store(true)
+	}
+	return err
 }
 
 // stale reports whether a halted VM has devices that say they are attached.
@@ -68,27 +73,79 @@ func stale(rd db.Reader, vm *xenapi.VM) bool {
 	return false
 }
 
-// reconcileOne brings one VM's record to what its domain is. A domain that
-// lives is the truth: a start or a resume that was cut after it is finished,
-// since the guest may have written to its disks already. image is what a
-// suspend was writing when it was cut; where the domain has gone it is whole,
-// unless the whole machine went down.
-func (s *VMs) reconcileOne(ctx context.Context, ref xenapi.VMRef, domain xenctl.Domain, lives bool, image xenapi.VDIRef) error {
-	vm, err := db.Get(s.Env.DB.View(), ref)
-	if err != nil {
-		return nil // destroyed meanwhile
+// errAtWork ends the reconciliation of a VM at which an operation is: that
+// will leave it right.
+var errAtWork = errors.New("vm: an operation is under way")
+
+// reconcileOne brings one VM's record to what its domain is, while nobody else
+// is at it; what the list of domains said may be old already, so that both are
+// read afresh. A record that is right already costs no commit.
+func (s *VMs) reconcileOne(ctx context.Context, ref xenapi.VMRef, image xenapi.VDIRef) error {
+	if s.settled.Load() && s.agrees(ctx, ref) {
+		return nil
 	}
-	switch {
-	case lives:
-		return s.adopt(ctx, ref, domain)
-	case image != "" && vm.PowerState == xenapi.VMPowerStateRunning && !s.FreshBoot:
-		p, err := load(s.Env.DB.View(), ref)
-		if err != nil {
-			return err
+	free := func(tx *db.Tx) error {
+		vm, err := db.Get(tx, ref)
+		if err == nil && len(vm.CurrentOperations) > 0 {
+			err = errAtWork
 		}
+		return err
+	}
+	targets := []ops.Target{ops.On("VM", ref, xenapi.VMOperationsUpdateAllowedOperations)}
+	err := s.do(ctx, s.ownCall(), ref, ops.WaitQuick, targets, free, func(ctx context.Context) error {
+		return s.settle(ctx, ref, image)
+	})
+	if errors.Is(err, errAtWork) || xenapi.Code(err) == "HANDLE_INVALID" {
+		return nil // at work, or destroyed meanwhile
+	}
+	return err
+}
+
+// agrees reports whether a VM is at rest and its record is what its domain is.
+func (s *VMs) agrees(ctx context.Context, ref xenapi.VMRef) bool {
+	before := db.Find(s.Env.DB.View(), ref)
+	if before == nil || len(before.CurrentOperations) > 0 {
+		return true
+	}
+	d, err := s.Env.Node.Hypervisor.Lookup(ctx, before.UUID)
+	switch {
+	case errors.Is(err, xenctl.ErrNotFound):
+		return false
+	case err != nil:
+		return true // nothing is known
+	}
+	want := xenapi.VMPowerStateRunning
+	if still(d) {
+		want = xenapi.VMPowerStatePaused
+	}
+	return before.PowerState == want && before.Domid == int64(d.ID) && before.ScheduledToBeResidentOn == xenapi.Null
+}
+
+// still reports whether a domain does not run: paused, or kept after a crash.
+func still(d xenctl.Domain) bool {
+	return d.State == xenctl.StatePaused || d.State == xenctl.StateCrashed
+}
+
+// settle brings a VM's record to what its domain is. A domain that lives is
+// the truth: a start or a resume that was cut after it is finished, since the
+// guest may have written to its disks already. image is what a suspend was
+// writing when it was cut; where the domain has gone it is whole, unless the
+// whole machine went down.
+func (s *VMs) settle(ctx context.Context, ref xenapi.VMRef, image xenapi.VDIRef) error {
+	p, err := load(s.Env.DB.View(), ref)
+	if err != nil {
+		return err
+	}
+	domain, err := s.Env.Node.Hypervisor.Lookup(ctx, p.vm.UUID)
+	switch {
+	case err == nil:
+		return s.adopt(ctx, ref, domain)
+	case !errors.Is(err, xenctl.ErrNotFound):
+		return err
+	case image != "" && p.vm.PowerState == xenapi.VMPowerStateRunning && !s.FreshBoot:
 		return errors.Join(s.Env.Update(ctx, func(tx *db.Tx) error { return s.recordSuspended(tx, ref, image) }),
 			s.Disks.DetachVDI(ctx, image, imageHolder), s.detachDisks(ctx, p))
-	case vm.PowerState == xenapi.VMPowerStateSuspended:
+	case p.vm.PowerState == xenapi.VMPowerStateSuspended:
 		return s.unreserve(ctx, ref)
 	}
 	return s.halted(ctx, ref, "")
@@ -120,7 +177,7 @@ func (s *VMs) adopt(ctx context.Context, ref xenapi.VMRef, domain xenctl.Domain)
 			s.Env.Log.Error("a running VM's disk can't be attached", "vm", ref, "vbd", r, "error", err)
 		}
 	}
-	plan := &startPlan{ref: ref, host: s.Env.Host(), paused: domain.State == xenctl.StatePaused}
+	plan := &startPlan{ref: ref, host: s.Env.Host(), paused: still(domain)}
 	id, image := xenapi.NewUUID(), p.vm.SuspendVDI
 	err = s.Env.Update(ctx, func(tx *db.Tx) error {
 		if !known {

@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,6 +23,9 @@ func (s *VMs) HardShutdown(ctx context.Context, c *service.Call, p service.VMHar
 
 func (s *VMs) hard(ctx context.Context, c *service.Call, ref xenapi.VMRef, op xenapi.VMOperations) error {
 	return s.locked(ctx, c, ref, op, func(ctx context.Context, p *parts) error {
+		if err := s.override(ctx, ref); err != nil {
+			return err
+		}
 		if err := s.destroyDomain(ctx, p.vm.UUID); err != nil {
 			return err
 		}
@@ -33,7 +37,7 @@ func (s *VMs) hard(ctx context.Context, c *service.Call, ref xenapi.VMRef, op xe
 func (s *VMs) locked(ctx context.Context, c *service.Call, ref xenapi.VMRef, op xenapi.VMOperations,
 	fn func(ctx context.Context, p *parts) error) error {
 	check := func(tx *db.Tx) error { return Check(tx, ref, op) }
-	return s.Env.Locks.Do(ctx, c, ops.WaitQuick, []ops.Target{ops.On("VM", ref, op)}, check, func(ctx context.Context) error {
+	return s.do(ctx, c, ref, ops.WaitQuick, []ops.Target{ops.On("VM", ref, op)}, check, func(ctx context.Context) error {
 		p, err := load(s.Env.DB.View(), ref)
 		if err != nil {
 			return err
@@ -112,7 +116,7 @@ func RecordHalted(tx *db.Tx, ref xenapi.VMRef) error {
 // CleanShutdown asks the guest to power off and waits until it has.
 func (s *VMs) CleanShutdown(ctx context.Context, c *service.Call, p service.VMCleanShutdownParams) error {
 	return s.locked(ctx, c, p.VM, xenapi.VMOperationsCleanShutdown, func(ctx context.Context, parts *parts) error {
-		if _, err := s.ask(ctx, parts, xenctl.ShutdownPoweroff); err != nil {
+		if err := s.ask(ctx, parts, xenctl.ShutdownPoweroff); err != nil {
 			return err
 		}
 		return s.halted(ctx, p.VM, "VM_SHUTDOWN")
@@ -133,47 +137,83 @@ func (s *VMs) Shutdown(ctx context.Context, c *service.Call, p service.VMShutdow
 
 // ask requests a shutdown or reboot of the guest and waits for its domain to
 // stop, as long as Options.ShutdownTimeout.
-func (s *VMs) ask(ctx context.Context, p *parts, kind xenctl.ShutdownKind) (xenctl.Event, error) {
-	stopped, done := s.awaitStop(p.vm.UUID)
-	defer done()
+func (s *VMs) ask(ctx context.Context, p *parts, kind xenctl.ShutdownKind) error {
+	stopped, done := s.awaitStop(p.vm)
+	err := s.request(ctx, p, kind, stopped)
+	done()
+	select {
+	case <-stopped: // at the very end, or in spite of the error
+		err = nil
+	default:
+	}
+	if err == nil && errors.Is(context.Cause(ctx), errOverridden) {
+		return errOverridden
+	}
+	return err
+}
+
+func (s *VMs) request(ctx context.Context, p *parts, kind xenctl.ShutdownKind, stopped chan xenctl.Event) error {
 	request, cancel := context.WithTimeout(ctx, saga.DefaultStepTimeout)
 	err := s.Env.Node.Hypervisor.RequestShutdown(request, p.vm.UUID, kind)
 	cancel()
 	switch {
 	case errors.Is(err, xenctl.ErrRefused), errors.Is(err, xenctl.ErrTimeout):
-		return xenctl.Event{}, errors.Join(xenapi.ErrVMFailedShutdownAcknowledgment(string(p.ref)), err)
+		return errors.Join(xenapi.ErrVMFailedShutdownAcknowledgment(string(p.ref)), err)
 	case errors.Is(err, xenctl.ErrNotFound):
-		return xenctl.Event{}, nil
+		return nil
 	case err != nil:
-		return xenctl.Event{}, err
+		return err
 	}
 	timeout := time.NewTimer(s.ShutdownTimeout)
 	defer timeout.Stop()
-	select {
-	case e := <-stopped:
-		return e, nil
-	case <-timeout.C:
-		return xenctl.Event{}, xenapi.ErrVMShutdownTimeout(string(p.ref), strconv.Itoa(int(s.ShutdownTimeout.Seconds())))
-	case <-ctx.Done():
-		return xenctl.Event{}, context.Cause(ctx)
+	look := time.NewTicker(stopLook)
+	defer look.Stop()
+	for {
+		select {
+		case <-stopped:
+			return nil
+		case <-look.C: // an event may have been missed
+			if s.gone(ctx, p.vm) {
+				return nil
+			}
+		case <-timeout.C:
+			return xenapi.ErrVMShutdownTimeout(string(p.ref), strconv.Itoa(int(s.ShutdownTimeout.Seconds())))
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 
-// awaitStop registers for the stop of a domain; done must be called.
-func (s *VMs) awaitStop(uuid string) (stopped <-chan xenctl.Event, done func()) {
-	ch := make(chan xenctl.Event, 1)
+// stopLook is how often a domain that is to stop is looked for.
+const stopLook = 10 * time.Second
+
+// gone reports whether the domain that a record speaks of is there no more.
+func (s *VMs) gone(ctx context.Context, vm *xenapi.VM) bool {
+	ctx, cancel := context.WithTimeout(ctx, stopLook)
+	defer cancel()
+	d, err := s.Env.Node.Hypervisor.Lookup(ctx, vm.UUID)
+	return errors.Is(err, xenctl.ErrNotFound) || err == nil && int64(d.ID) != vm.Domid
+}
+
+// waiter is who waits for one incarnation of a domain to stop.
+type waiter struct {
+	id int64
+	ch chan xenctl.Event
+}
+
+// wants reports whether an event is of the domain that is waited for.
+func (w waiter) wants(e xenctl.Event) bool { return e.ID <= 0 || int64(e.ID) == w.id }
+
+// awaitStop registers for the stop of a VM's domain; done must be called.
+func (s *VMs) awaitStop(vm *xenapi.VM) (stopped chan xenctl.Event, done func()) {
+	uuid, w := vm.UUID, waiter{vm.Domid, make(chan xenctl.Event, 1)}
 	s.mu.Lock()
-	s.stopping[uuid] = append(s.stopping[uuid], ch)
+	s.stopping[uuid] = append(s.stopping[uuid], w)
 	s.mu.Unlock()
-	return ch, func() {
+	return w.ch, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		kept := s.stopping[uuid][:0]
-		for _, c := range s.stopping[uuid] {
-			if c != ch {
-				kept = append(kept, c)
-			}
-		}
+		kept := slices.DeleteFunc(s.stopping[uuid], func(o waiter) bool { return o == w })
 		if s.stopping[uuid] = kept; len(kept) == 0 {
 			delete(s.stopping, uuid)
 		}
@@ -183,7 +223,7 @@ func (s *VMs) awaitStop(uuid string) (stopped <-chan xenctl.Event, done func()) 
 // CleanReboot asks the guest to reboot; its domain is made anew.
 func (s *VMs) CleanReboot(ctx context.Context, c *service.Call, p service.VMCleanRebootParams) error {
 	return s.locked(ctx, c, p.VM, xenapi.VMOperationsCleanReboot, func(ctx context.Context, parts *parts) error {
-		if _, err := s.ask(ctx, parts, xenctl.ShutdownReboot); err != nil {
+		if err := s.ask(ctx, parts, xenctl.ShutdownReboot); err != nil {
 			return err
 		}
 		return s.again(ctx, c, p.VM)
@@ -193,6 +233,16 @@ func (s *VMs) CleanReboot(ctx context.Context, c *service.Call, p service.VMClea
 // HardReboot stops the domain at once and makes it anew.
 func (s *VMs) HardReboot(ctx context.Context, c *service.Call, p service.VMHardRebootParams) error {
 	return s.locked(ctx, c, p.VM, xenapi.VMOperationsHardReboot, func(ctx context.Context, parts *parts) error {
+		if err := s.override(ctx, p.VM); err != nil {
+			return err
+		}
+		vm, err := db.Get(s.Env.DB.View(), p.VM)
+		if err == nil { // what was overridden may have been done already
+			err = powerState(p.VM, vm, xenapi.VMOperationsHardReboot)
+		}
+		if err != nil {
+			return err
+		}
 		if err := s.destroyDomain(ctx, parts.vm.UUID); err != nil {
 			return err
 		}

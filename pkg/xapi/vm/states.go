@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"xapid/pkg/db"
+	"xapid/pkg/xapi"
 	"xapid/pkg/xapi/ops"
 	"xapid/pkg/xenapi"
 )
@@ -150,7 +151,7 @@ func Check(rd db.Reader, ref xenapi.VMRef, op xenapi.VMOperations) error {
 func check(rd db.Reader, ref xenapi.VMRef, vm *xenapi.VM, op xenapi.VMOperations, strict bool) error {
 	for _, step := range []func() error{
 		func() error { return blocked(ref, vm, op) },
-		func() error { return powerState(ref, vm, op) },
+		func() error { return inState(rd, ref, vm, op) },
 		func() error { return others(ref, vm, op) },
 		func() error { return kindOf(ref, vm, op) },
 		func() error { return immobile(ref, vm, op) },
@@ -158,6 +159,7 @@ func check(rd db.Reader, ref xenapi.VMRef, vm *xenapi.VM, op xenapi.VMOperations
 		func() error { return guestFeatures(rd, ref, vm, op, strict) },
 		func() error { return devices(rd, ref, vm, op) },
 		func() error { return membership(ref, vm, op) },
+		func() error { return vtpms(vm, op) },
 	} {
 		if err := step(); err != nil {
 			return err
@@ -173,12 +175,21 @@ func blocked(ref xenapi.VMRef, vm *xenapi.VM, op xenapi.VMOperations) error {
 	return nil
 }
 
+// inState checks the power state; a suspended VM is cloned only where the
+// pool says that it may be, a suspended snapshot always.
+func inState(rd db.Reader, ref xenapi.VMRef, vm *xenapi.VM, op xenapi.VMOperations) error {
+	if (op == xenapi.VMOperationsClone || op == xenapi.VMOperationsCopy) && vm.PowerState == xenapi.VMPowerStateSuspended {
+		_, pool := xapi.Pool(rd)
+		if vm.IsASnapshot || pool != nil && truthy(pool.OtherConfig["allow_clone_suspended_vm"]) {
+			return nil
+		}
+	}
+	return powerState(ref, vm, op)
+}
+
 func powerState(ref xenapi.VMRef, vm *xenapi.VM, op xenapi.VMOperations) error {
 	r := rules[op]
 	if r.in&stateOf[vm.PowerState] != 0 || r.control && vm.IsControlDomain && vm.PowerState == xenapi.VMPowerStateRunning {
-		return nil
-	}
-	if (op == xenapi.VMOperationsClone || op == xenapi.VMOperationsCopy) && vm.IsASnapshot && vm.PowerState == xenapi.VMPowerStateSuspended {
 		return nil
 	}
 	return xenapi.ErrVMBadPowerState(string(ref), r.in.String(), strings.ToLower(string(vm.PowerState)))
@@ -258,7 +269,7 @@ var needsFeature = map[xenapi.VMOperations][]string{
 // guestFeatures checks what the guest has said that it can do.
 func guestFeatures(rd db.Reader, ref xenapi.VMRef, vm *xenapi.VM, op xenapi.VMOperations, strict bool) error {
 	wants := needsFeature[op]
-	if wants == nil || vm.PowerState == xenapi.VMPowerStateHalted || vm.DomainType != xenapi.DomainTypeHVM {
+	if wants == nil || !up(vm) || vm.DomainType != xenapi.DomainTypeHVM {
 		return nil
 	}
 	metrics := db.Find(rd, vm.GuestMetrics)
@@ -300,15 +311,12 @@ func devices(rd db.Reader, ref xenapi.VMRef, vm *xenapi.VM, op xenapi.VMOperatio
 			}
 		}
 	}
-	if !suspendLike[op] {
-		return nil
-	}
 	switch {
-	case len(vm.AttachedPCIs) > 0:
+	case suspendLike[op] && len(vm.AttachedPCIs) > 0:
 		return xenapi.ErrVMHasPCIAttached(string(ref))
-	case len(vm.VGPUs) > 0:
+	case suspendLike[op] && len(vm.VGPUs) > 0:
 		return xenapi.ErrVMHasVGPU(string(ref))
-	case len(vm.VUSBs) > 0:
+	case (suspendLike[op] || op == xenapi.VMOperationsSnapshot) && len(vm.VUSBs) > 0:
 		return xenapi.ErrVMHasVUSBs(string(ref))
 	}
 	return nil
@@ -325,6 +333,17 @@ func membership(ref xenapi.VMRef, vm *xenapi.VM, op xenapi.VMOperations) error {
 		return xenapi.ErrVMAssignedToProtectionPolicy(string(ref), string(vm.ProtectionPolicy))
 	case vm.SnapshotSchedule != xenapi.Null:
 		return xenapi.ErrVMAssignedToSnapshotSchedule(string(ref), string(vm.SnapshotSchedule))
+	}
+	return nil
+}
+
+// maxVTPMs is how many vTPMs a VM can have.
+const maxVTPMs = 1
+
+// vtpms checks how many vTPMs there are.
+func vtpms(vm *xenapi.VM, op xenapi.VMOperations) error {
+	if op == xenapi.VMOperationsCreateVTPM && len(vm.VTPMs) >= maxVTPMs {
+		return xenapi.ErrVTPMMaxAmountReached("1")
 	}
 	return nil
 }

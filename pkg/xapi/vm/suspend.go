@@ -74,7 +74,11 @@ func (s *VMs) suspend(ctx context.Context, c *service.Call, p *parts, sr xenapi.
 			Undo: func(ctx context.Context) error { return s.Disks.DetachVDI(ctx, ref, imageHolder) }},
 		{Name: "save the domain", Weight: 10,
 			Do: func(ctx context.Context) error {
-				return hypervisorFault(p.ref, s.Env.Node.Hypervisor.Save(ctx, p.vm.UUID, at.Path))
+				err := s.Env.Node.Hypervisor.Save(ctx, p.vm.UUID, at.Path)
+				if err != nil && ctx.Err() != nil && s.gone(context.WithoutCancel(ctx), p.vm) {
+					return nil // it was saved before it heard that it should not be
+				}
+				return hypervisorFault(p.ref, err)
 			}},
 	}
 	if err := s.owned(ctx, id, n, saga.Run(ctx, s.options(c), "suspend", steps)); err != nil {
@@ -127,7 +131,7 @@ func (s *VMs) resume(ctx context.Context, c *service.Call, plan startPlan) error
 	journal := string(c.Task.Ref())
 	reserve := func(tx *db.Tx) error { return s.reserve(tx, &plan, journal) }
 	targets := []ops.Target{ops.On("VM", plan.ref, plan.op)}
-	return s.Env.Locks.Do(ctx, c, ops.WaitQuick, targets, reserve, func(ctx context.Context) error {
+	return s.do(ctx, c, plan.ref, ops.WaitQuick, targets, reserve, func(ctx context.Context) error {
 		p, err := load(s.Env.DB.View(), plan.ref)
 		if err == nil {
 			err = s.restore(ctx, c, &plan, p, journal)

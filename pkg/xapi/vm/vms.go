@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"xapid/pkg/db"
@@ -57,7 +58,9 @@ type VMs struct {
 	Options
 
 	mu       sync.Mutex
-	stopping map[string][]chan xenctl.Event // who waits for a domain to stop, by uuid
+	stopping map[string][]waiter                 // who waits for a domain to stop, by uuid
+	underway map[xenapi.VMRef]map[*underway]bool // what is at work on each VM
+	settled  atomic.Bool                         // reconciled with all VMs once
 }
 
 // New makes the service.
@@ -65,7 +68,7 @@ func New(o Options) *VMs {
 	if o.ShutdownTimeout == 0 {
 		o.ShutdownTimeout = 20 * time.Minute
 	}
-	return &VMs{Options: o, stopping: map[string][]chan xenctl.Event{}}
+	return &VMs{Options: o, stopping: map[string][]waiter{}, underway: map[xenapi.VMRef]map[*underway]bool{}}
 }
 
 // parts are a VM with its devices, as one snapshot has them.

@@ -72,21 +72,29 @@ func (s *VMs) Run(ctx context.Context) error {
 func (s *VMs) dispatch(ctx context.Context, wg *sync.WaitGroup, e xenctl.Event) {
 	switch e.Kind {
 	case xenctl.EventStopped, xenctl.EventCrashed:
-		s.mu.Lock()
-		waiting := s.stopping[e.UUID]
-		for _, ch := range waiting {
-			select {
-			case ch <- e:
-			default:
-			}
-		}
-		s.mu.Unlock()
-		if len(waiting) == 0 {
+		if !s.awaited(e) {
 			wg.Go(func() { s.stopped(ctx, e) })
 		}
 	case xenctl.EventGuestChanged, xenctl.EventBalloonChanged:
 		wg.Go(func() { s.refreshGuest(ctx, e.UUID) })
 	}
+}
+
+// awaited hands the stop of a domain to the operations that wait for it.
+func (s *VMs) awaited(e xenctl.Event) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := false
+	for _, w := range s.stopping[e.UUID] {
+		if w.wants(e) {
+			found = true
+			select {
+			case w.ch <- e:
+			default:
+			}
+		}
+	}
+	return found
 }
 
 // byUUID finds the VM of a domain.
@@ -110,7 +118,7 @@ func (s *VMs) ownCall() *service.Call {
 func (s *VMs) stopped(ctx context.Context, e xenctl.Event) {
 	ref := s.byUUID(e.UUID)
 	c := s.ownCall()
-	err := s.Env.Locks.Do(ctx, c, ops.WaitLong, []ops.Target{ops.On("VM", ref, xenapi.VMOperationsHardShutdown)},
+	err := s.do(ctx, c, ref, ops.WaitLong, []ops.Target{ops.On("VM", ref, xenapi.VMOperationsHardShutdown)},
 		func(tx *db.Tx) error { return s.stillThat(tx, ref, e) },
 		func(ctx context.Context) error { return s.after(ctx, c, ref, e) })
 	if err != nil && !errors.Is(err, errOldNews) && ctx.Err() == nil {
@@ -121,17 +129,24 @@ func (s *VMs) stopped(ctx context.Context, e xenctl.Event) {
 var errOldNews = errors.New("vm: the event is of an earlier incarnation")
 
 // stillThat lets the follow-up of a stop go on only when the VM is the
-// incarnation that stopped, and nobody else is at it.
+// incarnation that stopped, and nobody else is at it. Which incarnation it is
+// can't be told before a start that is under way has written it down.
 func (s *VMs) stillThat(tx *db.Tx, ref xenapi.VMRef, e xenctl.Event) error {
 	vm := db.Find(tx, ref)
-	if vm == nil || e.ID != 0 && vm.Domid != int64(e.ID) ||
-		vm.PowerState != xenapi.VMPowerStateRunning && vm.PowerState != xenapi.VMPowerStatePaused {
+	switch {
+	case vm == nil:
+		return errOldNews
+	case len(vm.CurrentOperations) > 0:
+		return ops.Busy("VM", string(ref), vm.CurrentOperations)
+	case e.ID > 0 && vm.Domid != int64(e.ID), !up(vm):
 		return errOldNews
 	}
-	if len(vm.CurrentOperations) > 0 {
-		return ops.Busy("VM", string(ref), vm.CurrentOperations)
-	}
 	return nil
+}
+
+// up reports whether a VM's record says that it has a domain.
+func up(vm *xenapi.VM) bool {
+	return vm.PowerState == xenapi.VMPowerStateRunning || vm.PowerState == xenapi.VMPowerStatePaused
 }
 
 // action is what becomes of a VM after its guest stopped it.

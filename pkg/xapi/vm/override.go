@@ -1,0 +1,85 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"xapid/pkg/db"
+	"xapid/pkg/xapi/ops"
+	"xapid/pkg/xenapi"
+	"xapid/pkg/xenapi/service"
+)
+
+// errOverridden is the cause with which a hard operation ends another one.
+var errOverridden = errors.New("vm: overridden by a hard shutdown or reboot")
+
+// underway is an operation that is at work on a VM.
+type underway struct {
+	cancel context.CancelCauseFunc
+	ended  chan struct{}
+}
+
+// do runs fn under the operation locks, so that a hard shutdown or reboot of
+// the VM, which may come over it, can end it first.
+func (s *VMs) do(ctx context.Context, c *service.Call, ref xenapi.VMRef, wait time.Duration, targets []ops.Target,
+	check func(tx *db.Tx) error, fn func(ctx context.Context) error) error {
+	return s.Env.Locks.Do(ctx, c, wait, targets, check, func(ctx context.Context) error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		u := &underway{cancel, make(chan struct{})}
+		s.enter(ref, u)
+		defer s.leave(ref, u)
+		err := fn(context.WithValue(ctx, underwayKey{}, u))
+		if err != nil && errors.Is(context.Cause(ctx), errOverridden) {
+			s.Env.Log.Info("an operation gave way to a hard one", "vm", ref, "error", err)
+			return xenapi.ErrTaskCancelled(string(c.Task.Ref()))
+		}
+		return err
+	})
+}
+
+type underwayKey struct{}
+
+func (s *VMs) enter(ref xenapi.VMRef, u *underway) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.underway[ref] == nil {
+		s.underway[ref] = map[*underway]bool{}
+	}
+	s.underway[ref][u] = true
+}
+
+func (s *VMs) leave(ref xenapi.VMRef, u *underway) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(u.ended)
+	if delete(s.underway[ref], u); len(s.underway[ref]) == 0 {
+		delete(s.underway, ref)
+	}
+}
+
+// override ends whatever else is at work on a VM and waits until it has come
+// to rest, done or undone.
+func (s *VMs) override(ctx context.Context, ref xenapi.VMRef) error {
+	mine, _ := ctx.Value(underwayKey{}).(*underway)
+	s.mu.Lock()
+	var others []*underway
+	for u := range s.underway[ref] {
+		if u != mine {
+			others = append(others, u)
+		}
+	}
+	s.mu.Unlock()
+	for _, u := range others {
+		u.cancel(errOverridden)
+	}
+	for _, u := range others {
+		select {
+		case <-u.ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package vm_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"xapid/pkg/db"
+	"xapid/pkg/xapi/xapitest"
+	"xapid/pkg/xenapi"
+	"xapid/pkg/xenapi/service"
+)
+
+// deaf makes a running VM whose guest ignores requests.
+func (w *world) deaf() xenapi.VMRef {
+	ref := w.halted()
+	w.knobs(ref, map[string]string{"vm-data/sim/shutdown": "ignore", "vm-data/sim/reboot": "ignore"})
+	w.ok(w.vms.Start(w.ctx, xapitest.Call(), service.VMStartParams{VM: ref}))
+	return ref
+}
+
+func (w *world) knobs(ref xenapi.VMRef, knobs map[string]string) {
+	xapitest.Update(w, w.env, func(tx *db.Tx) {
+		rec, err := db.Edit(tx, ref)
+		w.ok(err)
+		rec.XenstoreData = knobs
+	})
+}
+
+func (w *world) state(ref xenapi.VMRef) xenapi.VMPowerState {
+	return db.Find(w.env.DB.View(), ref).PowerState
+}
+
+// until waits for a condition on the VM's record.
+func (w *world) until(ref xenapi.VMRef, what string, ok func(vm *xenapi.VM) bool) {
+	w.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok(db.Find(w.env.DB.View(), ref)) {
+		if time.Now().After(deadline) {
+			w.Fatalf("not within 10 s: %s: %+v", what, db.Find(w.env.DB.View(), ref))
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// TestHardOperationsOverride lets a hard operation come over each one that it
+// may come over: that one ends cancelled, and the hard one has the last word.
+func TestHardOperationsOverride(t *testing.T) {
+	soft := map[string]func(w *world, ref xenapi.VMRef) error{
+		"clean_shutdown": func(w *world, ref xenapi.VMRef) error {
+			return w.vms.CleanShutdown(w.ctx, xapitest.Call(), service.VMCleanShutdownParams{VM: ref})
+		},
+		"clean_reboot": func(w *world, ref xenapi.VMRef) error {
+			return w.vms.CleanReboot(w.ctx, xapitest.Call(), service.VMCleanRebootParams{VM: ref})
+		},
+	}
+	for name, run := range soft {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			for range 5 {
+				ref := w.deaf()
+				done := make(chan error, 1)
+				go func() { done <- run(w, ref) }()
+				w.until(ref, name, func(vm *xenapi.VM) bool { return len(vm.CurrentOperations) > 0 })
+				w.ok(w.vms.HardShutdown(w.ctx, xapitest.Call(), service.VMHardShutdownParams{VM: ref}))
+				xapitest.Fails(t, <-done, "TASK_CANCELLED", "*")
+				w.agree("after hard_shutdown")
+				if got := w.state(ref); got != xenapi.VMPowerStateHalted {
+					t.Errorf("after hard_shutdown over %s: %s", name, got)
+				}
+
+				w.ok(w.vms.Start(w.ctx, xapitest.Call(), service.VMStartParams{VM: ref}))
+				before := db.Find(w.env.DB.View(), ref).Domid
+				go func() { done <- run(w, ref) }()
+				w.until(ref, name, func(vm *xenapi.VM) bool { return len(vm.CurrentOperations) > 0 })
+				w.ok(w.vms.HardReboot(w.ctx, xapitest.Call(), service.VMHardRebootParams{VM: ref}))
+				xapitest.Fails(t, <-done, "TASK_CANCELLED", "*")
+				w.agree("after hard_reboot")
+				if vm := db.Find(w.env.DB.View(), ref); vm.PowerState != xenapi.VMPowerStateRunning || vm.Domid != before+1 {
+					t.Errorf("after hard_reboot over %s: %s, domain %d after %d", name, vm.PowerState, vm.Domid, before)
+				}
+				w.ok(w.vms.HardShutdown(w.ctx, xapitest.Call(), service.VMHardShutdownParams{VM: ref}))
+			}
+		})
+	}
+}
+
+// TestGuestDiesDuringStart ends guests as early as they can, so that the event
+// may come before the record says that the VM runs.
+func TestGuestDiesDuringStart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, knob := range []string{"poweroff-after-ms", "crash-after-ms"} {
+		for range 20 {
+			ref := w.halted()
+			w.knobs(ref, map[string]string{"vm-data/sim/boot-ms": "0", "vm-data/sim/" + knob: "0"})
+			xapitest.Update(w, w.env, func(tx *db.Tx) {
+				rec, err := db.Edit(tx, ref)
+				w.ok(err)
+				rec.ActionsAfterCrash, rec.ActionsAfterShutdown = xenapi.OnCrashBehaviourDestroy, xenapi.OnNormalExitDestroy
+			})
+			w.ok(w.vms.Start(w.ctx, xapitest.Call(), service.VMStartParams{VM: ref}))
+			w.until(ref, "halted", func(vm *xenapi.VM) bool {
+				return vm.PowerState == xenapi.VMPowerStateHalted && len(vm.CurrentOperations) == 0
+			})
+		}
+	}
+	w.agree("after guests died young")
+}
+
+// TestReconcileBesideStarts looks at the hypervisor all the time while VMs
+// start and stop: no list of domains may be taken for newer than it is.
+func TestReconcileBesideStarts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ref := w.halted()
+	ctx, stop := context.WithCancel(w.ctx)
+	done := make(chan struct{})
+	defer func() { stop(); <-done }()
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			w.check(w.vms.Reconcile(ctx))
+		}
+	}()
+	for range 50 {
+		w.ok(w.vms.Start(w.ctx, xapitest.Call(), service.VMStartParams{VM: ref}))
+		w.ok(w.vms.HardShutdown(w.ctx, xapitest.Call(), service.VMHardShutdownParams{VM: ref}))
+	}
+	stop()
+	<-done
+	w.until(ref, "at rest", func(vm *xenapi.VM) bool { return len(vm.CurrentOperations) == 0 })
+	w.agree("after starts beside Reconcile")
+}
