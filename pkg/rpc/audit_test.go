@@ -85,18 +85,7 @@ func TestAudit(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := e.lines()[before:]
-			for i := range got {
-				if got[i].Address == "" {
-					t.Error("no address")
-				}
-				got[i].Address = ""
-				if i < len(c.want) && c.want[i].Object == "*" && got[i].Object != "" {
-					got[i].Object = "*"
-				}
-				if i < len(c.want) && c.want[i].Task == "*" && got[i].Task != "" {
-					got[i].Task = "*"
-				}
-			}
+			blur(t, got, c.want)
 			same(t, "lines", fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", append([]line(nil), c.want...)))
 		})
 	}
@@ -105,6 +94,24 @@ func TestAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaks(t, "the audit file", string(b), hidden, alice, e.root)
+}
+
+// blur checks that the lines have an address, and makes those members like the
+// wanted ones that may be anything.
+func blur(t *testing.T, got, want []line) {
+	t.Helper()
+	for i := range got {
+		if got[i].Address == "" {
+			t.Error("no address")
+		}
+		got[i].Address = ""
+		if i < len(want) && want[i].Object == "*" && got[i].Object != "" {
+			got[i].Object = "*"
+		}
+		if i < len(want) && want[i].Task == "*" && got[i].Task != "" {
+			got[i].Task = "*"
+		}
+	}
 }
 
 // TestAuditRotation: by size, a number of files is kept, none is cut.

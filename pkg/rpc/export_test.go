@@ -17,3 +17,6 @@ func Subscribed(s *Server, ref string) bool {
 
 // CacheBytes is what the row cache holds.
 func CacheBytes(s *Server) int64 { return s.rows.bytes() }
+
+// Sessions is how many are open.
+func Sessions(s *Server) int { return s.sessions.count() }
