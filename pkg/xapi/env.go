@@ -43,7 +43,11 @@ func Pool(rd db.Reader) (xenapi.PoolRef, *xenapi.Pool) {
 // Time is the clock's time as datetimes hold it.
 func (e *Env) Time() time.Time { return e.Now().UTC().Truncate(time.Second) }
 
-// Update is DB.Update.
+// Update is DB.Update, except that its outcome is known: a call that is
+// cancelled while its commit is on the way hears of that at its next step.
 func (e *Env) Update(ctx context.Context, fn func(tx *db.Tx) error) error {
-	return e.DB.Update(ctx, fn)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return e.DB.Update(context.WithoutCancel(ctx), fn)
 }

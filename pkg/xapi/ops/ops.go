@@ -61,13 +61,17 @@ func (l *Locker) Do(ctx context.Context, c *service.Call, wait time.Duration, ta
 }
 
 func (l *Locker) acquire(ctx context.Context, task string, wait time.Duration, targets []Target, check func(tx *db.Tx) error) error {
-	take := func(tx *db.Tx) error {
-		if err := check(tx); err != nil {
-			return err
-		}
-		return mark(tx, task, targets)
+	// Not to be cancelled: whoever gave up waiting for the commit would not
+	// know whether there is a lock to release.
+	take := func() error {
+		return l.DB.Update(context.WithoutCancel(ctx), func(tx *db.Tx) error {
+			if err := check(tx); err != nil {
+				return err
+			}
+			return mark(tx, task, targets)
+		})
 	}
-	err := l.DB.Update(ctx, take)
+	err := take()
 	if !busy(err) {
 		return err
 	}
@@ -82,7 +86,7 @@ func (l *Locker) acquire(ctx context.Context, task string, wait time.Duration, t
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
 	for {
-		if err = l.DB.Update(ctx, take); !busy(err) {
+		if err = take(); !busy(err) {
 			return err
 		}
 		select {
