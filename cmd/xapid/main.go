@@ -1,5 +1,5 @@
 // Command xapid is the host agent. `xapid passwd` gives root of the password
-// file a new password.
+// file a new password, `xapid version` says which version it is.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"xapid/pkg/agent"
@@ -19,9 +20,7 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1:]); errors.Is(err, flag.ErrHelp) {
-		os.Exit(2)
-	} else if err != nil {
+	if err := run(os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "xapid:", err)
 		os.Exit(1)
 	}
@@ -31,7 +30,11 @@ func run(args []string) error {
 	if len(args) > 0 && args[0] == "passwd" {
 		return passwd(args[1:])
 	}
-	cfg, err := config.Parse(args, os.Stderr)
+	if len(args) == 1 && args[0] == "version" {
+		fmt.Println("xapid", agent.Version(), runtime.Version())
+		return nil
+	}
+	cfg, err := config.Parse(args, os.Stdout)
 	if err != nil {
 		return err
 	}
@@ -53,7 +56,7 @@ func passwd(args []string) error {
 	if n := len(args); n > 0 && args[n-1] != "" && args[n-1][0] != '-' && (n == 1 || args[n-2] != "--password-file" && args[n-2] != "--state-dir") {
 		user, args = args[n-1], args[:n-1]
 	}
-	cfg, err := config.Parse(args, os.Stderr)
+	cfg, err := config.Parse(args, os.Stdout)
 	if err != nil {
 		return err
 	}

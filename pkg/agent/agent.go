@@ -34,6 +34,9 @@ import (
 	"xapid/pkg/xenctl"
 )
 
+// Version is the daemon's version, as clients see it in software_version.
+func Version() string { return host.Version }
+
 // Agent is the daemon.
 type Agent struct {
 	Config *config.Config

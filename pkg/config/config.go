@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -65,16 +67,34 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.Int64Var(&c.SimMemoryMiB, "sim-memory", 0, "MiB of memory of the simulated host; this machine's if 0")
 }
 
+// usage is what help says before the flags.
+const usage = `xapid is a host agent that speaks the XenServer Management API.
+
+  xapid [flags]                serve
+  xapid passwd [flags] [user]  draw a new password for a user of the password file
+  xapid version                say which version this is
+
+Flags, each also a key of the file that --config names:
+`
+
 // Parse reads the arguments and the file. flag.ErrHelp means that the usage
 // was asked for, and written to w.
 func Parse(args []string, w io.Writer) (*Config, error) {
 	c := &Config{}
 	fs := flag.NewFlagSet("xapid", flag.ContinueOnError)
-	fs.SetOutput(w)
+	fs.SetOutput(io.Discard)
 	c.flags(fs)
 	file := fs.String("config", DefaultFile, "file with the same keys, in TOML")
-	if err := fs.Parse(args); err != nil {
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fs.SetOutput(w)
+		if _, e := io.WriteString(w, usage); e != nil {
+			return nil, e
+		}
+		fs.PrintDefaults()
 		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%w (xapid --help lists the flags)", err)
 	}
 	if fs.NArg() > 0 {
 		return nil, fmt.Errorf("config: what is %q?", fs.Arg(0))
@@ -121,4 +141,21 @@ func (c *Config) validate() error {
 		return errors.New("config: nothing to listen on")
 	}
 	return nil
+}
+
+// Sample is a configuration file that documents every key, each at its
+// default and commented out.
+func Sample() string {
+	fs := flag.NewFlagSet("xapid", flag.ContinueOnError)
+	new(Config).flags(fs)
+	var b strings.Builder
+	b.WriteString("# xapid's configuration: every key with its default. A flag of the same name beats it.\n")
+	fs.VisitAll(func(f *flag.Flag) {
+		value := strconv.Quote(f.DefValue)
+		if _, err := strconv.ParseInt(f.DefValue, 10, 64); err == nil {
+			value = f.DefValue
+		}
+		fmt.Fprintf(&b, "\n# %s\n#%s = %s\n", f.Usage, f.Name, value)
+	})
+	return b.String()
 }
