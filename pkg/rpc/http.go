@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"xapid/pkg/datamodel"
 	"xapid/pkg/rpc/listen"
@@ -113,11 +114,12 @@ func (s *Server) readBody(r *http.Request) (body []byte, release func(), err err
 		}
 		release = func() { s.bodies.Release(share) }
 	}
+	timed := &timedReader{r.Body, s.now, s.now().Add(bodyTime)}
 	if r.ContentLength >= 0 {
 		body = make([]byte, r.ContentLength)
-		_, err = io.ReadFull(r.Body, body)
+		_, err = io.ReadFull(timed, body)
 	} else {
-		body, err = io.ReadAll(io.LimitReader(r.Body, limit+1))
+		body, err = io.ReadAll(io.LimitReader(timed, limit+1))
 		if int64(len(body)) > limit {
 			err = errTooLarge
 		}
@@ -129,12 +131,37 @@ func (s *Server) readBody(r *http.Request) (body []byte, release func(), err err
 	return body, release, nil
 }
 
+// bodyTime is how long a call's body may take in all: a large one keeps
+// others waiting for its share of the memory.
+const bodyTime = time.Minute
+
+var errTooSlow = errors.New("rpc: the body came too slowly")
+
+// timedReader fails once its time is over. The listener sees to it that reads
+// return.
+type timedReader struct {
+	r     io.Reader
+	now   func() time.Time
+	until time.Time
+}
+
+// Read implements io.Reader.
+func (t *timedReader) Read(p []byte) (int, error) {
+	n, err := t.r.Read(p)
+	if err == nil && t.now().After(t.until) {
+		err = errTooSlow
+	}
+	return n, err
+}
+
 // take reads a request's body, or answers why not.
 func (s *Server) take(w http.ResponseWriter, r *http.Request) (body []byte, release func(), ok bool) {
 	body, release, err := s.readBody(r)
 	switch {
 	case errors.Is(err, errTooLarge):
 		refuse(w, http.StatusRequestEntityTooLarge)
+	case errors.Is(err, errTooSlow):
+		refuse(w, http.StatusRequestTimeout)
 	case err != nil:
 		refuse(w, listen.BodyStatus(err))
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -203,6 +204,36 @@ func TestRawRequests(t *testing.T) {
 }
 
 func chunk(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
+
+// slowBody gives a byte in each half of a minute.
+type slowBody struct {
+	clock *clock
+	left  int
+}
+
+// Read implements io.Reader.
+func (b *slowBody) Read(p []byte) (int, error) {
+	if b.left--; b.left < 0 {
+		return 0, io.EOF
+	}
+	b.clock.move(29 * time.Second)
+	p[0] = ' '
+	return 1, nil
+}
+
+// TestSlowBody: a body has a minute in all, however steadily it comes.
+func TestSlowBody(t *testing.T) {
+	e := open(t)
+	for length, want := range map[int]int{2: http.StatusInternalServerError, 5: http.StatusRequestTimeout} {
+		for _, announced := range []int64{int64(length), -1} {
+			r := httptest.NewRequest(http.MethodPost, "/", &slowBody{e.clock, length})
+			r.ContentLength = announced
+			w := httptest.NewRecorder()
+			e.api.ServeHTTP(w, r)
+			same(t, fmt.Sprint("status for ", length, " bytes"), w.Code, want)
+		}
+	}
+}
 
 // TestTexts is X7 and N1, N2: what can't be carried is refused with the
 // field's name, what can comes back as it is, everywhere.
