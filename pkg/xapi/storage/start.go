@@ -7,7 +7,9 @@ import (
 
 	"xapid/pkg/datamodel"
 	"xapid/pkg/db"
+	"xapid/pkg/xapi/ops"
 	"xapid/pkg/xenapi"
+	"xapid/pkg/xenapi/service"
 )
 
 // atOnce bounds the objects that one transaction looks at when allowed
@@ -96,23 +98,60 @@ func (s *Storage) settle(ctx context.Context, ref xenapi.SRRef) {
 	}
 	s.resolve(ctx, onVolumesOf(sr.UUID))
 	g := look(rd)
+	var wg sync.WaitGroup
 	for _, r := range sr.VDIs {
 		vdi := db.Find(rd, r)
 		if vdi == nil {
 			continue
 		}
 		g.vbdsOf(r, vdi, func(v xenapi.VBDRef, vbd *xenapi.VBD) bool {
-			vm := db.Find(rd, vbd.VM)
-			if vbd.CurrentlyAttached && vm != nil && (vm.PowerState == xenapi.VMPowerStateRunning || vm.PowerState == xenapi.VMPowerStatePaused) {
-				readOnly := vbd.Mode == xenapi.VBDModeRO || vbd.Type == xenapi.VBDTypeCD
-				if _, err := s.AttachVDI(ctx, r, Holder(v), readOnly); err != nil {
-					s.Env.Log.Error("a running VM's disk cannot be attached again", "vm", vm.UUID, "vdi", vdi.UUID, "error", err)
-				}
+			if inDomain(rd, vbd) {
+				wg.Go(func() { s.holdAgain(ctx, v, vbd.VM) })
 			}
 			return true
 		})
 	}
+	wg.Wait()
 	s.rederive(ctx, ref)
+}
+
+// inDomain reports whether a drive is one of a domain that lives.
+func inDomain(rd db.Reader, vbd *xenapi.VBD) bool {
+	vm := db.Find(rd, vbd.VM)
+	return vbd.CurrentlyAttached && vm != nil && (vm.PowerState == xenapi.VMPowerStateRunning || vm.PowerState == xenapi.VMPowerStatePaused)
+}
+
+// ownJob is the task of work that nobody called for.
+type ownJob struct{ ref xenapi.TaskRef }
+
+func (j ownJob) Ref() xenapi.TaskRef { return j.ref }
+func (ownJob) Progress(float64)      {}
+
+// holdAgain lets the drive of a VM that runs on hold its volume again. Nobody
+// else is at the VM meanwhile: one that was shut down must not be left with a
+// holder.
+func (s *Storage) holdAgain(ctx context.Context, ref xenapi.VBDRef, vm xenapi.VMRef) {
+	free := func(tx *db.Tx) error {
+		rec, err := db.Get(tx, vm)
+		if err == nil && len(rec.CurrentOperations) > 0 {
+			err = ops.Busy("VM", string(vm), rec.CurrentOperations)
+		}
+		return err
+	}
+	targets := []ops.Target{ops.On("VM", vm, xenapi.VMOperationsUpdateAllowedOperations)}
+	call := &service.Call{Task: ownJob{xenapi.NewRef[xenapi.TaskRef]()}, Log: s.Env.Log}
+	err := s.Env.Locks.Do(ctx, call, ops.WaitQuick, targets, free, func(ctx context.Context) error {
+		rd := s.Env.DB.View()
+		vbd := db.Find(rd, ref)
+		if vbd == nil || !inDomain(rd, vbd) {
+			return nil
+		}
+		_, err := s.AttachVDI(ctx, vbd.VDI, Holder(ref), vbd.Mode == xenapi.VBDModeRO || vbd.Type == xenapi.VBDTypeCD)
+		return err
+	})
+	if err != nil && xenapi.Code(err) != "HANDLE_INVALID" && ctx.Err() == nil {
+		s.Env.Log.Error("a running VM's disk cannot be attached again", "vm", vm, "vbd", ref, "error", err)
+	}
 }
 
 // rederive works out what may be done to the disks of an SR, after it was
