@@ -75,7 +75,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, run := errgroup.WithContext(run)
-	server, components, err := a.build(run, g, uuid)
+	server, api, components, err := a.build(run, g, uuid)
 	if err != nil {
 		stop()
 		return errors.Join(err, g.Wait())
@@ -83,17 +83,42 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	for _, c := range components {
 		g.Go(func() error { return c.Run(run) })
 	}
+	calls, hangUp := context.WithCancel(run)
+	drained := make(chan struct{})
+	g.Go(func() error {
+		defer close(drained)
+		return api.Run(calls)
+	})
 	g.Go(server.Serve)
 	select {
 	case <-ctx.Done():
 	case <-run.Done():
 	}
 	a.Log.Info("stopping")
-	shut, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	err = server.Shutdown(shut)
+	a.drain(server, hangUp, drained)
 	stop()
-	return errors.Join(err, g.Wait())
+	return g.Wait()
+}
+
+// drainTimeout is how long calls and tasks under way may go on after the
+// daemon was told to stop. The rest is cancelled: undone, or resumed at the
+// next start.
+const drainTimeout = 20 * time.Second
+
+// drain takes no more calls, answers those that only wait and lets the others
+// end.
+func (a *Agent) drain(server *listen.Server, hangUp context.CancelFunc, drained <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	hangUp()
+	if err := server.Shutdown(ctx); err != nil {
+		a.Log.Warn("not every call has ended in time", "error", err)
+	}
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		a.Log.Warn("not every task has ended in time; the rest is cancelled")
+	}
 }
 
 // later notes what close has to do, the last first.
@@ -114,40 +139,40 @@ type component interface {
 }
 
 // build makes the parts in the order of their needs.
-func (a *Agent) build(ctx context.Context, g *errgroup.Group, uuid string) (*listen.Server, []component, error) {
+func (a *Agent) build(ctx context.Context, g *errgroup.Group, uuid string) (*listen.Server, *rpc.Server, []component, error) {
 	machine, err := facts.Read(ctx, facts.Source{})
 	if err != nil {
 		a.Log.Warn("some facts about this machine are unknown", "error", err)
 	}
 	hypervisor, err := a.hypervisor(machine)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	a.later(func() error { return closeWithin(hypervisor.Close) })
 	storage := node.NewStorage(all.Drivers())
 	a.later(func() error { return closeWithin(storage.Close) })
 	graph, err := a.openGraph(ctx, g, uuid)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	env := &xapi.Env{DB: graph, Node: &node.Node{Hypervisor: hypervisor, Storage: storage},
 		Locks: &ops.Locker{DB: graph, Log: a.Log}, Log: a.Log, Now: time.Now, HostUUID: uuid}
 	if a.certificate, err = listen.OpenCertificate(a.Config.StateDir, certificateNames()...); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	fresh, err := a.ensure(ctx, env, machine)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	b := a.behaviour(env, fresh)
 	if err := b.storage.Ensure(ctx); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	server, api, err := a.serve(ctx, env, b)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return server, append(b.components, api), nil
+	return server, api, b.components, nil
 }
 
 func closeWithin(fn func(ctx context.Context) error) error {
