@@ -49,8 +49,9 @@ func checkVIF(rd db.Reader, ref xenapi.VIFRef, op xenapi.VIFOperations) error {
 			return xenapi.ErrOperationNotAllowed("The VM is in the middle of " + current)
 		}
 	}
+	// A guest that has not said anything yet, since it boots, may have them.
 	metrics := db.Find(rd, vm.GuestMetrics)
-	if vm.DomainType == xenapi.DomainTypeHVM && (metrics == nil || !metrics.PVDriversDetected) {
+	if vm.DomainType == xenapi.DomainTypeHVM && metrics != nil && !metrics.PVDriversDetected {
 		return xenapi.ErrVMMissingPVDrivers(string(vif.VM))
 	}
 	return nil

@@ -187,11 +187,6 @@ func TestVIFRules(t *testing.T) {
 	plug := func() error {
 		return w.s.VIF.Plug(t.Context(), xapitest.Call(), service.VIFPlugParams{Self: ref})
 	}
-	edit(func(vm *xenapi.VM) { vm.DomainType = xenapi.DomainTypeHVM })
-	xapitest.Fails(t, plug(), "VM_MISSING_PV_DRIVERS", string(vm))
-	if got := db.Find(w.env.DB.View(), ref).AllowedOperations; !slices.Equal(got, []xenapi.VIFOperations{xenapi.VIFOperationsAttach}) {
-		t.Errorf("allowed %v without drivers", got)
-	}
 	metrics := xenapi.VMGuestMetricsRef("")
 	xapitest.Update(t, w.env, func(tx *db.Tx) {
 		g := xenapi.NewVMGuestMetrics()
@@ -201,6 +196,11 @@ func TestVIFRules(t *testing.T) {
 			rec.GuestMetrics = metrics
 		}
 	})
+	edit(func(vm *xenapi.VM) { vm.DomainType = xenapi.DomainTypeHVM })
+	xapitest.Fails(t, plug(), "VM_MISSING_PV_DRIVERS", string(vm))
+	if got := db.Find(w.env.DB.View(), ref).AllowedOperations; !slices.Equal(got, []xenapi.VIFOperations{xenapi.VIFOperationsAttach}) {
+		t.Errorf("allowed %v without drivers", got)
+	}
 	xapitest.Update(t, w.env, func(tx *db.Tx) {
 		if g, err := db.Edit(tx, metrics); err == nil {
 			g.PVDriversDetected = true

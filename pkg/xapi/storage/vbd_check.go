@@ -116,7 +116,8 @@ func (d drive) guest(g graph, op xenapi.VBDOperations) error {
 	if isCD {
 		return xenapi.ErrOperationNotAllowed("CD drives of HVM guests can't be plugged or unplugged, only their media")
 	}
-	if metrics := db.Find(g, d.vm.GuestMetrics); metrics == nil || !metrics.PVDriversDetected {
+	// A guest that has not said anything yet, since it boots, may have them.
+	if metrics := db.Find(g, d.vm.GuestMetrics); metrics != nil && !metrics.PVDriversDetected {
 		return xenapi.ErrVMMissingPVDrivers(string(d.vbd.VM))
 	}
 	return nil

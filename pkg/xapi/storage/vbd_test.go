@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"xapid/pkg/db"
 	"xapid/pkg/xapi/storage"
 	"xapid/pkg/xapi/xapitest"
 	"xapid/pkg/xenapi"
@@ -175,6 +176,11 @@ func TestPlugRefuses(t *testing.T) {
 	xapitest.Fails(t, b.unplug(fixed), "VBD_NOT_UNPLUGGABLE", string(fixed))
 
 	hvm := b.vm(xenapi.VMPowerStateRunning, func(r *xenapi.VM) { r.DomainType = xenapi.DomainTypeHVM })
+	xapitest.Update(t, b.env, func(tx *db.Tx) { // it has spoken, and not of drivers
+		rec, err := db.Edit(tx, hvm)
+		b.ok(err)
+		rec.GuestMetrics = db.Insert[xenapi.VMGuestMetricsRef](tx, xenapi.NewVMGuestMetrics())
+	})
 	bare := b.drive(hvm, b.disk(nil), xenapi.VBDModeRW)
 	xapitest.Fails(t, b.plug(bare), "VM_MISSING_PV_DRIVERS", string(hvm))
 	xapitest.Fails(t, b.plug(b.cd(hvm)), "OPERATION_NOT_ALLOWED", "*")
