@@ -4,6 +4,7 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"sync"
 )
 
@@ -33,7 +34,7 @@ type Model struct {
 // the binary, so what can be wrong with them is a defect found by every test:
 // it panics.
 var Get = sync.OnceValue(func() *Model {
-	m, err := load(files)
+	m, err := Load(files)
 	if err != nil {
 		panic(err)
 	}
@@ -52,7 +53,8 @@ func (m *Model) Message(wireName string) *Message { return m.messages[wireName] 
 // Error finds an error code.
 func (m *Model) Error(code string) *ErrorCode { return m.errors[code] }
 
-func load(fs embed.FS) (*Model, error) {
+// Load reads a datamodel from the directory schema of a file system.
+func Load(fsys fs.FS) (*Model, error) {
 	m := &Model{classes: map[string]*Class{}, enums: map[string]*Enum{},
 		messages: map[string]*Message{}, errors: map[string]*ErrorCode{}}
 	var roles struct {
@@ -63,7 +65,7 @@ func load(fs embed.FS) (*Model, error) {
 	var relations [][4]string
 	for name, dst := range map[string]any{"enums": &m.Enums, "errors": &m.Errors, "alerts": &m.Alerts,
 		"roles": &roles, "http": &m.HTTP, "order": &order, "templates": &m.Templates, "relations": &relations} {
-		if err := readJSON(fs, "schema/"+name+".json", dst); err != nil {
+		if err := readJSON(fsys, "schema/"+name+".json", dst); err != nil {
 			return nil, err
 		}
 	}
@@ -76,7 +78,7 @@ func load(fs embed.FS) (*Model, error) {
 	}
 	for i, name := range order {
 		c := &Class{ID: i, Lifecycle: Published, byName: map[string]*Field{}}
-		if err := readJSON(fs, "schema/classes/"+name+".json", c); err != nil {
+		if err := readJSON(fsys, "schema/classes/"+name+".json", c); err != nil {
 			return nil, err
 		}
 		m.Classes = append(m.Classes, c)
@@ -85,8 +87,8 @@ func load(fs embed.FS) (*Model, error) {
 	return m, m.link(relations)
 }
 
-func readJSON(fs embed.FS, path string, dst any) error {
-	b, err := fs.ReadFile(path)
+func readJSON(fsys fs.FS, path string, dst any) error {
+	b, err := fs.ReadFile(fsys, path)
 	if err == nil {
 		err = json.Unmarshal(b, dst)
 	}
