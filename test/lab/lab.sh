@@ -40,7 +40,7 @@ step() {
 
 install_deb() {
 	"$lab_dir/copy.sh" "$name" put "$deb" /root
-	"$lab_dir/exec.sh" "$name" "apt-get install -q -y -o Dpkg::Use-Pty=0 /root/$(basename "$deb")" >"$(vm_dir "$name")/apt.log" 2>&1 ||
+	"$lab_dir/exec.sh" "$name" "apt-get install -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io /root/$(basename "$deb")" >"$(vm_dir "$name")/apt.log" 2>&1 ||
 		die "apt does not install it: $(tail -n 20 "$(vm_dir "$name")/apt.log")"
 	"$lab_dir/exec.sh" "$name" "systemctl is-active --quiet xapid" || die "the service is not active"
 }

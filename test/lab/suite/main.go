@@ -1,0 +1,67 @@
+// Command suite drives xapid on real Xen from outside, over HTTPS, as a client does, and looks into the dom0
+// to see that what the API claims is so. It reads root's password from standard input, prints a line a
+// scenario with its time, and ends with 1 when one fails.
+//
+// The one invariant: a scenario makes the state that it needs itself, so one that fails does not fail the
+// next. Start reading at scenarios.
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"xapid/pkg/rpc/client"
+)
+
+func main() {
+	url := flag.String("url", "", "where the API is")
+	exec := flag.String("exec", "", "the command that runs a shell line in the dom0, given as its last argument")
+	only := flag.String("run", "", "run only the scenarios whose names contain this")
+	flag.Parse()
+	password, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "suite: no password on standard input:", err)
+		os.Exit(1)
+	}
+	w := &world{password: strings.TrimSpace(password), exec: strings.Fields(*exec), vms: map[string]*guest{}}
+	w.Client = client.New(*url, client.Options{TLS: &tls.Config{InsecureSkipVerify: true}}) // self-signed
+	if !w.run(context.Background(), *only) {
+		os.Exit(1)
+	}
+}
+
+// patience is how long a scenario may take unless it says otherwise.
+const patience = 5 * time.Minute
+
+// run goes through the scenarios.
+func (w *world) run(ctx context.Context, only string) bool {
+	passed, failed, began := 0, 0, time.Now()
+	for _, s := range scenarios {
+		if !strings.Contains(s.name, only) && !s.always {
+			continue
+		}
+		start := time.Now()
+		limited, cancel := context.WithTimeoutCause(ctx, patience, errors.New("the scenario takes too long"))
+		note, err := s.do(limited, w)
+		cancel()
+		verdict := "ok  "
+		if passed++; err != nil {
+			verdict, note = "FAIL", err.Error()
+			passed--
+			failed++
+		}
+		if note != "" {
+			note = ": " + note
+		}
+		fmt.Printf("%s %6.1f s  %s%s\n", verdict, time.Since(start).Seconds(), s.name, note)
+	}
+	fmt.Printf("%d scenarios passed, %d failed in %.0f s\n", passed, failed, time.Since(began).Seconds())
+	return failed == 0
+}

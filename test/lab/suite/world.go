@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	"xapid/pkg/rpc/client"
+	"xapid/pkg/xenapi"
+)
+
+const mib = 1 << 20
+
+// world is the daemon in the lab, and a client that is logged in to it.
+type world struct {
+	*client.Client
+	password string
+	exec     []string
+	vms      map[string]*guest
+}
+
+// guest is a VM whose guest says on its console what it sees.
+type guest struct {
+	name string
+	ref  xenapi.VMRef
+	vdi  xenapi.VDIRef
+}
+
+// dom0 runs a shell line in the dom0 and returns what it printed.
+func (w *world) dom0(ctx context.Context, format string, args ...any) (string, error) {
+	line := fmt.Sprintf(format, args...)
+	cmd := exec.CommandContext(ctx, w.exec[0], append(w.exec[1:], line)...)
+	cmd.WaitDelay = time.Second // the shared ssh connection may hold its pipes
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("in dom0: %s: %w: %s", line, err, strings.TrimSpace(stderr.String()))
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// eventually asks until it is told yes.
+func eventually(ctx context.Context, what string, within time.Duration, ok func() (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("not within %v: %s", within, what))
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var last error
+	for {
+		yes, err := ok()
+		if yes && err == nil {
+			return nil
+		}
+		if err != nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			if last != nil {
+				return fmt.Errorf("%w (%w)", context.Cause(ctx), last)
+			}
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// make creates a VM of a type with a raw disk, once.
+func (w *world) make(ctx context.Context, kind xenapi.DomainType) (*guest, error) {
+	name := "lab-" + string(kind)
+	if g := w.vms[name]; g != nil {
+		return g, nil
+	}
+	r := xenapi.NewVM()
+	r.NameLabel, r.DomainType = name, kind
+	r.MemoryStaticMin, r.MemoryDynamicMin, r.MemoryDynamicMax, r.MemoryStaticMax = 64*mib, 160*mib, 160*mib, 160*mib
+	r.VCPUsMax, r.VCPUsAtStartup, r.HVMShadowMultiplier = 1, 1, 1
+	r.PVKernel, r.PVRamdisk, r.PVArgs = "/lab/guest/vmlinux", "/lab/guest/initrd", "console=hvc0 quiet mitigations=off"
+	r.ActionsAfterShutdown, r.ActionsAfterReboot = xenapi.OnNormalExitDestroy, xenapi.OnNormalExitRestart
+	r.ActionsAfterCrash = xenapi.OnCrashBehaviourDestroy
+	ref, err := w.VM().Create(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("VM.create: %w", err)
+	}
+	g := &guest{name: name, ref: ref}
+	w.vms[name] = g
+	pools, err := w.Pool().GetAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	vdi := xenapi.NewVDI()
+	vdi.NameLabel, vdi.VirtualSize, vdi.Type = name+" disk", diskBytes, xenapi.VDITypeUser
+	vdi.SMConfig = map[string]string{"type": "raw"}
+	if vdi.SR, err = w.Pool().GetDefaultSR(ctx, pools[0]); err != nil {
+		return nil, err
+	}
+	if g.vdi, err = w.VDI().Create(ctx, vdi); err != nil {
+		return nil, fmt.Errorf("VDI.create: %w", err)
+	}
+	vbd := xenapi.NewVBD()
+	vbd.VM, vbd.VDI, vbd.Userdevice, vbd.Mode, vbd.Type = ref, g.vdi, "0", xenapi.VBDModeRW, xenapi.VBDTypeDisk
+	if _, err := w.VBD().Create(ctx, vbd); err != nil {
+		return nil, fmt.Errorf("VBD.create: %w", err)
+	}
+	return g, nil
+}
+
+// running gives a VM whose guest is up.
+func (w *world) running(ctx context.Context, kind xenapi.DomainType) (*guest, error) {
+	g, err := w.make(ctx, kind)
+	if err != nil {
+		return nil, err
+	}
+	switch state, err := w.VM().GetPowerState(ctx, g.ref); {
+	case err != nil:
+		return nil, err
+	case state == xenapi.VMPowerStateRunning:
+		return g, nil
+	case state != xenapi.VMPowerStateHalted:
+		if err := w.VM().HardShutdown(ctx, g.ref); err != nil {
+			return nil, fmt.Errorf("VM.hard_shutdown: %w", err)
+		}
+	}
+	if err := w.VM().Start(ctx, g.ref, false, false); err != nil {
+		return nil, fmt.Errorf("VM.start: %w", err)
+	}
+	return g, w.says(ctx, g, 0, "MARK up")
+}
+
+// console is the file of the console of a VM's guest, in the dom0.
+func (w *world) console(ctx context.Context, g *guest) (string, error) {
+	id, err := w.VM().GetDomid(ctx, g.ref)
+	if err != nil {
+		return "", err
+	}
+	name, err := w.dom0(ctx, "xl domname %d", id)
+	return "/var/log/xen/console/guest-" + name + ".log", err
+}
+
+// mark is where the console's log ends now.
+func (w *world) mark(ctx context.Context, g *guest) (bytes int, err error) {
+	log, err := w.console(ctx, g)
+	if err != nil {
+		return 0, err
+	}
+	out, err := w.dom0(ctx, "stat -c %%s %s", log)
+	if err == nil {
+		_, err = fmt.Sscan(out, &bytes)
+	}
+	return bytes, err
+}
+
+// says waits until the guest's console has a text after a mark.
+func (w *world) says(ctx context.Context, g *guest, after int, text string) error {
+	return eventually(ctx, "on the console: "+text, time.Minute, func() (bool, error) {
+		log, err := w.console(ctx, g)
+		if err != nil {
+			return false, err
+		}
+		_, err = w.dom0(ctx, "tail -c +%d %s | tr -d '\\r' | grep -aqF -- %q", after+1, log, text)
+		return err == nil, err
+	})
+}
+
+// tell types a line on the guest's console and waits until it has been obeyed.
+func (w *world) tell(ctx context.Context, g *guest, line string) error {
+	from, err := w.mark(ctx, g)
+	if err != nil {
+		return err
+	}
+	if err := w.typed(ctx, g, line); err != nil {
+		return err
+	}
+	return w.says(ctx, g, from, "MARK exit 0")
+}
+
+func (w *world) typed(ctx context.Context, g *guest, line string) error {
+	id, err := w.VM().GetDomid(ctx, g.ref)
+	if err == nil {
+		_, err = w.dom0(ctx, "printf '%%s\\n' %q >$(xenstore-read /local/domain/%d/console/tty)", line, id)
+	}
+	return err
+}
+
+// becomes waits for a power state.
+func (w *world) becomes(ctx context.Context, g *guest, want xenapi.VMPowerState, within time.Duration) error {
+	return eventually(ctx, g.name+" is "+string(want), within, func() (bool, error) {
+		got, err := w.VM().GetPowerState(ctx, g.ref)
+		return got == want, err
+	})
+}
+
+// state compares a VM's power state.
+func (w *world) state(ctx context.Context, g *guest, want xenapi.VMPowerState) error {
+	got, err := w.VM().GetPowerState(ctx, g.ref)
+	if err == nil && got != want {
+		err = fmt.Errorf("%s is %s, not %s", g.name, got, want)
+	}
+	return err
+}
+
+// gone makes sure that nothing of a halted VM is left: no domain, no attached disk.
+func (w *world) gone(ctx context.Context, g *guest) error {
+	if err := w.state(ctx, g, xenapi.VMPowerStateHalted); err != nil {
+		return err
+	}
+	uuid, err := w.VM().GetUUID(ctx, g.ref)
+	if err != nil {
+		return err
+	}
+	vbds, err := w.VM().GetVBDs(ctx, g.ref)
+	if err != nil {
+		return err
+	}
+	for _, vbd := range vbds {
+		if attached, err := w.VBD().GetCurrentlyAttached(ctx, vbd); err != nil || attached {
+			return errors.Join(errors.New("a disk is attached still"), err)
+		}
+	}
+	return eventually(ctx, "no domain is left", 10*time.Second, func() (bool, error) {
+		_, err := w.dom0(ctx, "! xl list -v | grep -qF %s", uuid)
+		return err == nil, err
+	})
+}
