@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"xapid/pkg/xenctl"
 	"xapid/pkg/xenctl/libvirt"
 	"xapid/pkg/xenctl/sim"
+	"xapid/pkg/xenctl/xenstore"
 )
 
 // lockDir makes sure that one daemon at most uses a state directory.
@@ -71,7 +73,13 @@ func writeFile(path, text string) error {
 // hypervisor opens the one that the configuration names.
 func (a *Agent) hypervisor(machine facts.Facts) (xenctl.Hypervisor, error) {
 	if a.Config.Hypervisor == "libvirt" {
-		return libvirt.New(libvirt.Options{URI: a.Config.LibvirtURI, Log: a.Log})
+		opts := libvirt.Options{URI: a.Config.LibvirtURI, Log: a.Log}
+		if strings.HasPrefix(opts.URI, "xen:") {
+			store := xenstore.New("")
+			a.later(func() error { store.Close(); return nil })
+			opts.Shutdown = &xenstore.Shutdown{Store: store}
+		}
+		return libvirt.New(opts)
 	}
 	dir := filepath.Join(a.Config.StateDir, "sim")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -82,6 +90,22 @@ func (a *Agent) hypervisor(machine facts.Facts) (xenctl.Hypervisor, error) {
 		memory = machine.Memory.TotalBytes
 	}
 	return sim.New(sim.Options{Log: a.Log, StateDir: dir, MemoryBytes: memory, ControlDomainBytes: min(1<<30, memory/4)})
+}
+
+// splitURI takes the parameter socket out of libvirt's URI: the path of
+// libvirtd's socket, as libvirt's own clients understand it.
+func splitURI(text string) (uri, socket string, err error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "", "", fmt.Errorf("agent: libvirt-uri: %w", err)
+	}
+	q := u.Query()
+	if socket = q.Get("socket"); socket == "" {
+		return text, "", nil
+	}
+	q.Del("socket")
+	u.RawQuery = q.Encode()
+	return u.String(), socket, nil
 }
 
 // login is how names and passwords are checked.
