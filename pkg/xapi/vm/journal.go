@@ -97,7 +97,7 @@ func (s *VMs) journal() map[string]note {
 		if json.Unmarshal(data, &n) != nil || n.Kind != kindStart && n.Kind != kindDisks && n.Kind != kindSuspend {
 			continue
 		}
-		if vm := db.Find(snap, n.VM); vm == nil || len(vm.CurrentOperations) == 0 {
+		if vm := db.Find(snap, n.VM); vm == nil || !atWork(vm) {
 			out[id] = n
 		}
 	}

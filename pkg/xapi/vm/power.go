@@ -179,7 +179,7 @@ func hypervisorFault(ref xenapi.VMRef, err error) error {
 	case errors.Is(err, xenctl.ErrInvalid):
 		return errors.Join(xenapi.ErrOperationNotAllowed(err.Error()), err)
 	case errors.Is(err, xenctl.ErrNotFound): // it stopped, and its record does not say so yet
-		return errors.Join(xenapi.ErrVMBadPowerState(string(ref), (paused | running).String(), halted.String()), err)
+		return errors.Join(xenapi.ErrVMBadPowerState(string(ref), (paused|running).String(), halted.String()), err)
 	}
 	return err
 }

@@ -74,7 +74,8 @@ func stale(rd db.Reader, vm *xenapi.VM) bool {
 }
 
 // errAtWork ends the reconciliation of a VM at which an operation is: that
-// will leave it right.
+// will leave it right, unless it began before the first reconciliation, which
+// is tried again then.
 var errAtWork = errors.New("vm: an operation is under way")
 
 // reconcileOne brings one VM's record to what its domain is, while nobody else
@@ -86,25 +87,39 @@ func (s *VMs) reconcileOne(ctx context.Context, ref xenapi.VMRef, image xenapi.V
 	}
 	free := func(tx *db.Tx) error {
 		vm, err := db.Get(tx, ref)
-		if err == nil && len(vm.CurrentOperations) > 0 {
-			err = errAtWork
+		switch {
+		case err != nil || len(vm.CurrentOperations) == 0:
+			return err
+		case atWork(vm):
+			return errAtWork
 		}
-		return err
+		return ops.Busy("VM", string(ref), vm.CurrentOperations)
 	}
 	targets := []ops.Target{ops.On("VM", ref, xenapi.VMOperationsUpdateAllowedOperations)}
 	err := s.do(ctx, s.ownCall(), ref, ops.WaitQuick, targets, free, func(ctx context.Context) error {
 		return s.settle(ctx, ref, image)
 	})
-	if errors.Is(err, errAtWork) || xenapi.Code(err) == "HANDLE_INVALID" {
+	if errors.Is(err, errAtWork) && s.settled.Load() || xenapi.Code(err) == "HANDLE_INVALID" {
 		return nil // at work, or destroyed meanwhile
 	}
 	return err
 }
 
+// atWork reports whether a client's operation is at a VM, which is more than
+// the agent's own putting right.
+func atWork(vm *xenapi.VM) bool {
+	for _, op := range vm.CurrentOperations {
+		if op != string(xenapi.VMOperationsUpdateAllowedOperations) {
+			return true
+		}
+	}
+	return false
+}
+
 // agrees reports whether a VM is at rest and its record is what its domain is.
 func (s *VMs) agrees(ctx context.Context, ref xenapi.VMRef) bool {
 	before := db.Find(s.Env.DB.View(), ref)
-	if before == nil || len(before.CurrentOperations) > 0 {
+	if before == nil || atWork(before) {
 		return true
 	}
 	d, err := s.Env.Node.Hypervisor.Lookup(ctx, before.UUID)
