@@ -57,6 +57,10 @@ func TestLifeLeavesMessages(t *testing.T) {
 	vm := w.vm("lives")
 	crashing := w.vm("dies", "crash-after-ms=20")
 	w.ok(w.VM().Start(w.ctx, vm, false, false))
+	w.ok(w.VM().Suspend(w.ctx, vm))
+	w.ok(w.VM().Resume(w.ctx, vm, false, false))
+	w.ok(w.VM().CleanReboot(w.ctx, vm))
+	w.ok(w.VM().CleanShutdown(w.ctx, vm))
 	w.ok(w.VM().Start(w.ctx, crashing, false, false))
 	w.becomes(crashing, xenapi.VMPowerStateHalted)
 	heard := func(vm xenapi.VMRef, want ...string) {
@@ -70,6 +74,6 @@ func TestLifeLeavesMessages(t *testing.T) {
 			return !slices.ContainsFunc(want, func(n string) bool { return !slices.Contains(names, n) })
 		})
 	}
-	heard(vm, "VM_STARTED")
+	heard(vm, "VM_STARTED", "VM_SUSPENDED", "VM_RESUMED", "VM_SHUTDOWN")
 	heard(crashing, "VM_STARTED", "VM_CRASHED")
 }
