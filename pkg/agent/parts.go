@@ -73,7 +73,11 @@ func writeFile(path, text string) error {
 // hypervisor opens the one that the configuration names.
 func (a *Agent) hypervisor(machine facts.Facts) (xenctl.Hypervisor, error) {
 	if a.Config.Hypervisor == "libvirt" {
-		opts := libvirt.Options{URI: a.Config.LibvirtURI, Log: a.Log}
+		uri, socket, err := splitURI(a.Config.LibvirtURI)
+		if err != nil {
+			return nil, err
+		}
+		opts := libvirt.Options{URI: uri, Socket: socket, Log: a.Log}
 		if strings.HasPrefix(opts.URI, "xen:") {
 			store := xenstore.New("")
 			a.later(func() error { store.Close(); return nil })

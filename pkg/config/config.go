@@ -52,7 +52,7 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.HTTP, "http", "", "address to serve plain HTTP on; off unless given")
 	fs.StringVar(&c.Socket, "socket", "/var/lib/xcp/xapi", "path of the Unix socket, on which root needs no password")
 	fs.StringVar(&c.Hypervisor, "hypervisor", "libvirt", "libvirt, or sim: a hypervisor that is simulated in this process")
-	fs.StringVar(&c.LibvirtURI, "libvirt-uri", "xen:///system", "what libvirt connects to")
+	fs.StringVar(&c.LibvirtURI, "libvirt-uri", "xen:///system", "what libvirt connects to; ?socket=PATH names its socket")
 	fs.StringVar(&c.Auth, "auth", "pam", "pam, or file: a password file of our own")
 	fs.StringVar(&c.PasswordFile, "password-file", "", "the password file; state-dir/passwords if empty")
 	fs.StringVar(&c.PAMHelper, "pam-helper", "/usr/libexec/xapid/xapid-pam", "the program that asks PAM")
