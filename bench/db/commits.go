@@ -143,14 +143,23 @@ func (p *peer) exec(query string, args ...driver.Value) error {
 		return err
 	}
 	defer st.Close()
-	_, err = st.Exec(args)
+	return execute(st, args...)
+}
+
+// execute runs a prepared statement.
+func execute(st driver.Stmt, args ...driver.Value) error {
+	named := make([]driver.NamedValue, len(args))
+	for i, a := range args {
+		named[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
+	}
+	_, err := st.(driver.StmtExecContext).ExecContext(context.Background(), named)
 	return err
 }
 
 func (p *peer) write(n int) error {
 	for i := range n {
 		p.value++
-		if _, err := p.update.Exec([]driver.Value{p.value, fmt.Sprint("OpaqueRef:", i%p.rows)}); err != nil {
+		if err := execute(p.update, p.value, fmt.Sprint("OpaqueRef:", i%p.rows)); err != nil {
 			return err
 		}
 	}

@@ -143,7 +143,7 @@ func selectTable(conn driver.Conn, name string) error {
 		return err
 	}
 	defer st.Close()
-	rows, err := st.Query(nil)
+	rows, err := st.(driver.StmtQueryContext).QueryContext(context.Background(), nil)
 	if err != nil {
 		return err
 	}

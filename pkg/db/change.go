@@ -67,7 +67,7 @@ func (s *Snapshot) apply(changes []Change, journal []journalChange) (*Snapshot, 
 		if j.data == nil {
 			next.journal = next.journal.delete(j.id)
 		} else {
-			next.journal = next.journal.put(journalEntry{j.id, j.data})
+			next.journal = next.journal.put(journalEntry(j))
 		}
 	}
 	return &next, b.done
