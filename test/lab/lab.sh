@@ -45,6 +45,16 @@ install_deb() {
 	"$lab_dir/exec.sh" "$name" "systemctl is-active --quiet xapid" || die "the service is not active"
 }
 
+# The client's own contract test, which needs nothing but its binary.
+xenstore_test() {
+	local dir
+	dir=$(vm_dir "$name")
+	(cd "$lab_dir/../.." && CGO_ENABLED=0 go test -c -o "$dir/xenstore.test" ./pkg/xenctl/xenstore)
+	"$lab_dir/copy.sh" "$name" put "$dir/xenstore.test" /root
+	"$lab_dir/exec.sh" "$name" 'XAPID_XENSTORE=/run/xenstored/socket /root/xenstore.test -test.v -test.run "TestContract/real" | tee /root/xenstore.log | grep -q "^    --- PASS: TestContract/real"' ||
+		die "it fails: $("$lab_dir/exec.sh" "$name" 'cat /root/xenstore.log')"
+}
+
 setup
 "$lab_dir/build-image.sh"
 name=lab-$$
@@ -60,4 +70,5 @@ if [[ $what = shell ]]; then
 	vm_ssh "$name" -t || true
 	exit 0
 fi
+step "the xenstore client on the real xenstored" xenstore_test
 go run "$lab_dir/suite" -url "https://127.0.0.1:$port" -exec "$lab_dir/exec.sh $name" <<<"$password"

@@ -3,7 +3,11 @@ package libvirt
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/digitalocean/go-libvirt"
 
@@ -20,6 +24,11 @@ func (d *Driver) Create(ctx context.Context, cfg *xenctl.DomainConfig) (xenctl.D
 	if err != nil {
 		return xenctl.Domain{}, opError(op, cfg.UUID, err)
 	}
+	if d.kind == KindXen { // whose own error doesn't say what is missing
+		if err := d.onFile(ctx, func() error { return checkBoot(&cfg.Boot) }); err != nil {
+			return xenctl.Domain{}, opError(op, cfg.UUID, err)
+		}
+	}
 	return d.make(ctx, op, cfg, func(l *libvirt.Libvirt) error {
 		var flags libvirt.DomainCreateFlags
 		if cfg.StartPaused && d.kind == KindXen {
@@ -28,6 +37,48 @@ func (d *Driver) Create(ctx context.Context, cfg *xenctl.DomainConfig) (xenctl.D
 		_, err := l.DomainCreateXML(text, flags)
 		return err
 	})
+}
+
+// checkBoot sees whether the files that a guest boots from are there.
+func checkBoot(boot *xenctl.Boot) error {
+	for what, path := range map[string]string{"kernel": boot.Kernel, "ramdisk": boot.Ramdisk} {
+		if path == "" {
+			continue
+		}
+		if info, err := os.Stat(path); err != nil {
+			return fmt.Errorf("%w: %s: %w", xenctl.ErrInvalid, what, err)
+		} else if !info.Mode().IsRegular() {
+			return fmt.Errorf("%w: %s %s is no file", xenctl.ErrInvalid, what, path)
+		}
+	}
+	return nil
+}
+
+// Of a domain that has just stopped libvirt says for a moment that it is active still: what would make the
+// next one is tried again at intervals of activePause, activeTries times.
+const (
+	activePause = 200 * time.Millisecond
+	activeTries = 25
+)
+
+// persist makes calls of how until it isn't refused because of a domain that is about to go.
+func persist(ctx context.Context, l *libvirt.Libvirt, uuid string, how func(*libvirt.Libvirt) error) error {
+	for n := 1; ; n++ {
+		err := how(l)
+		if err == nil || !refused(err) {
+			return err
+		}
+		if _, e := lookup(l, uuid); e == nil {
+			return errTaken // somebody else was faster
+		} else if n == activeTries || !strings.Contains(err.Error(), "already active") {
+			return err
+		}
+		select {
+		case <-time.After(activePause):
+		case <-ctx.Done():
+			return local(xenctl.ContextError(ctx))
+		}
+	}
 }
 
 // make lets a domain come to be by the call how, if there is none and there is room for it.
@@ -43,10 +94,7 @@ func (d *Driver) make(ctx context.Context, op string, cfg *xenctl.DomainConfig, 
 			return err
 		}
 		defer leave()
-		if err := how(l); err != nil {
-			if _, e := lookup(l, cfg.UUID); e == nil && refused(err) {
-				return errTaken // somebody else was faster
-			}
+		if err := persist(ctx, l, cfg.UUID, how); err != nil {
 			return err
 		}
 		made, err = d.finish(l, cfg)

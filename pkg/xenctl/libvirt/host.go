@@ -49,6 +49,9 @@ func readHost(l *libvirt.Libvirt) (h xenctl.HostInfo, err error) {
 		return h, local(fmt.Errorf("capabilities: %w", err))
 	}
 	h.MemoryTotalBytes, h.MemoryFreeBytes = int64(memoryKiB)<<10, int64(free)
+	if h.ControlDomainBytes, err = controlDomainBytes(l, kind); err != nil {
+		return h, err
+	}
 	h.CPU = xenctl.CPUInfo{
 		Count: int(cpus), Sockets: max(1, int(sockets)*int(nodes)), Model: text32(model), SpeedMHz: int(mhz),
 		Vendor: caps.Host.CPU.Vendor,
@@ -67,6 +70,19 @@ func readHost(l *libvirt.Libvirt) (h xenctl.HostInfo, err error) {
 		}
 	}
 	return h, nil
+}
+
+// controlDomainBytes is what dom0 holds, where the driver has one.
+func controlDomainBytes(l *libvirt.Libvirt, kind string) (int64, error) {
+	if hypervisorNames[kind] != "Xen" {
+		return 0, nil
+	}
+	zero, err := l.DomainLookupByID(0)
+	if err != nil {
+		return 0, err
+	}
+	_, _, nowKiB, _, _, err := l.DomainGetInfo(zero)
+	return int64(nowKiB) << 10, err
 }
 
 // guestTypes are libvirt's OS types as domain types.

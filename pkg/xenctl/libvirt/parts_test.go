@@ -11,6 +11,7 @@ import (
 	"github.com/digitalocean/go-libvirt"
 
 	"xapid/pkg/xenctl"
+	"xapid/pkg/xenctl/xenctltest/libvirtd"
 )
 
 func TestAdmissionIsOneStep(t *testing.T) {
@@ -87,6 +88,45 @@ func TestStopEventsAreCompleted(t *testing.T) {
 	f.keep(map[string]int{"other": 5})
 	if _, there := f.byUUID["gone"]; there || len(f.byUUID) != 1 {
 		t.Errorf("kept: %v", f.byUUID)
+	}
+}
+
+func TestBootFilesAreLookedFor(t *testing.T) {
+	dir := t.TempDir()
+	kernel := filepath.Join(dir, "vmlinux")
+	if err := os.WriteFile(kernel, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		boot xenctl.Boot
+		ok   bool
+	}{
+		"a bootloader":          {xenctl.Boot{Bootloader: "pygrub"}, true},
+		"a kernel":              {xenctl.Boot{Kernel: kernel}, true},
+		"a kernel, no ramdisk":  {xenctl.Boot{Kernel: kernel, Ramdisk: kernel + "-none"}, false},
+		"a folder for a kernel": {xenctl.Boot{Kernel: dir}, false},
+	} {
+		if err := checkBoot(&c.boot); (err == nil) != c.ok || err != nil && !errors.Is(err, xenctl.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestADomainThatIsAboutToGoIsAwaited(t *testing.T) {
+	l := libvirtd.Start(t).Connect()
+	calls := 0
+	err := persist(t.Context(), l, uuid, func(*libvirt.Libvirt) error {
+		if calls++; calls < 3 {
+			return libvirt.Error{Code: uint32(libvirt.ErrOperationInvalid), Message: "domain 'x' is already active as 'x'"}
+		}
+		return nil
+	})
+	if err != nil || calls != 3 {
+		t.Errorf("after %d calls: %v", calls, err)
+	}
+	other := libvirt.Error{Code: uint32(libvirt.ErrOperationFailed), Message: "something else"}
+	if err := persist(t.Context(), l, uuid, func(*libvirt.Libvirt) error { return other }); !errors.Is(err, other) {
+		t.Errorf("another refusal: %v", err)
 	}
 }
 

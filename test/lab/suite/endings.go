@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"xapid/pkg/xenapi"
@@ -133,10 +134,10 @@ func noKernel(ctx context.Context, w *world) (note string, err error) {
 	}
 	defer func() { err = errors.Join(err, w.VM().SetPVKernel(ctx, g.ref, kernel)) }()
 	failure := w.VM().Start(ctx, g.ref, false, false)
-	if failure == nil {
-		return "", errors.New("it started")
+	if code := xenapi.Code(failure); code != "OPERATION_NOT_ALLOWED" || !strings.Contains(failure.Error(), "/lab/guest/none") {
+		return "", fmt.Errorf("VM.start: %w", failure)
 	}
-	return failure.Error(), w.gone(ctx, g)
+	return xenapi.Code(failure), w.gone(ctx, g)
 }
 
 func noMemory(ctx context.Context, w *world) (note string, err error) {

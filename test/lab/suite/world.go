@@ -56,6 +56,9 @@ func eventually(ctx context.Context, what string, within time.Duration, ok func(
 		if yes && err == nil {
 			return nil
 		}
+		if errors.Is(err, errStopped) {
+			return fmt.Errorf("%w: %s", err, what)
+		}
 		if err != nil {
 			last = err
 		}
@@ -132,11 +135,17 @@ func (w *world) running(ctx context.Context, kind xenapi.DomainType) (*guest, er
 	return g, w.says(ctx, g, 0, "MARK up")
 }
 
+// errStopped says that a guest has no domain any more.
+var errStopped = errors.New("the guest has stopped")
+
 // console is the file of the console of a VM's guest, in the dom0.
 func (w *world) console(ctx context.Context, g *guest) (string, error) {
 	id, err := w.VM().GetDomid(ctx, g.ref)
 	if err != nil {
 		return "", err
+	}
+	if id < 0 {
+		return "", errStopped
 	}
 	name, err := w.dom0(ctx, "xl domname %d", id)
 	return "/var/log/xen/console/guest-" + name + ".log", err
