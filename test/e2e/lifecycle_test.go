@@ -20,6 +20,9 @@ func TestOverview(t *testing.T) {
 	if all := must(w.VM().GetAllRecords(w.ctx))(t); len(all) != 50 {
 		t.Errorf("%d VMs at the first start, want 49 templates and the control domain", len(all))
 	}
+	testenv.Eventually(t, "the size of the local SR", 20*time.Second, func() bool {
+		return must(w.SR().GetPhysicalSize(w.ctx, w.sr()))(t) > 0
+	})
 	vm := must(w.VM().Clone(w.ctx, template, "web"))(t)
 	w.fails(w.VM().Start(w.ctx, vm, false, false), "VM_IS_TEMPLATE", string(vm), "start")
 	w.fails(w.VM().Provision(w.ctx, vm), "UUID_INVALID", "sr", "")

@@ -74,6 +74,6 @@ func TestLifeLeavesMessages(t *testing.T) {
 			return !slices.ContainsFunc(want, func(n string) bool { return !slices.Contains(names, n) })
 		})
 	}
-	heard(vm, "VM_STARTED", "VM_SUSPENDED", "VM_RESUMED", "VM_SHUTDOWN")
+	heard(vm, "VM_STARTED", "VM_SUSPENDED", "VM_RESUMED", "VM_REBOOTED", "VM_SHUTDOWN")
 	heard(crashing, "VM_STARTED", "VM_CRASHED")
 }

@@ -140,21 +140,36 @@ func (s *Storage) plugPBD(ctx context.Context, ref xenapi.PBDRef) error {
 	spec := sm.Spec{UUID: sr.UUID, Config: revealed(rd, pbd.DeviceConfig)}
 	ctx, cancel := context.WithTimeout(ctx, s.PlugTimeout)
 	defer cancel()
-	if _, err := s.Env.Node.Storage.Attach(ctx, sr.Type, spec); err != nil {
+	store, err := s.Env.Node.Storage.Attach(ctx, sr.Type, spec)
+	if err != nil {
 		return subject{sr: pbd.SR, srType: sr.Type}.fault(err)
 	}
-	err = s.recordPlugged(ctx, ref, true)
+	st, err := store.Stat(ctx)
+	if err != nil { // it is attached all the same; a scan asks again
+		s.Env.Log.Warn("the sizes of an SR are unknown", "sr", pbd.SR, "error", err)
+	}
+	err = s.recordPlugged(ctx, ref, true, st)
 	if err != nil && !pbd.CurrentlyAttached {
 		err = errors.Join(err, s.Env.Node.Storage.Detach(context.WithoutCancel(ctx), sr.UUID))
 	}
 	return err
 }
 
-func (s *Storage) recordPlugged(ctx context.Context, ref xenapi.PBDRef, is bool) error {
+// recordPlugged writes whether a PBD is plugged, and the sizes of its SR if
+// they are known.
+func (s *Storage) recordPlugged(ctx context.Context, ref xenapi.PBDRef, is bool, st sm.Stat) error {
 	return s.Env.Update(ctx, func(tx *db.Tx) error {
 		pbd, err := db.Edit(tx, ref)
+		if err != nil {
+			return err
+		}
+		pbd.CurrentlyAttached = is
+		if st == (sm.Stat{}) {
+			return nil
+		}
+		sr, err := db.Edit(tx, pbd.SR)
 		if err == nil {
-			pbd.CurrentlyAttached = is
+			setSizes(sr, st)
 		}
 		return err
 	})
@@ -225,8 +240,8 @@ func (s *Storage) unplugPBD(ctx context.Context, ref xenapi.PBDRef) error {
 				return err
 			}},
 		{Name: "record it", Partial: true,
-			Do:   func(ctx context.Context) error { return s.recordPlugged(ctx, ref, false) },
-			Undo: func(ctx context.Context) error { return s.recordPlugged(ctx, ref, true) }},
+			Do:   func(ctx context.Context) error { return s.recordPlugged(ctx, ref, false, sm.Stat{}) },
+			Undo: func(ctx context.Context) error { return s.recordPlugged(ctx, ref, true, sm.Stat{}) }},
 	})
 	if err == nil {
 		s.rederive(ctx, pbd.SR)

@@ -133,7 +133,11 @@ func (s *VMs) launch(ctx context.Context, c *service.Call, plan *startPlan, p *p
 					if err := s.recordRunning(tx, p, plan, domain); err != nil {
 						return err
 					}
-					s.Post(tx, "VM_STARTED", xenapi.ClsVM, p.vm.UUID, "VM '"+p.vm.NameLabel+"' started")
+					if plan.op == xenapi.VMOperationsHardReboot {
+						s.Post(tx, "VM_REBOOTED", xenapi.ClsVM, p.vm.UUID, "VM '"+p.vm.NameLabel+"' rebooted")
+					} else {
+						s.Post(tx, "VM_STARTED", xenapi.ClsVM, p.vm.UUID, "VM '"+p.vm.NameLabel+"' started")
+					}
 					return nil
 				})
 			}})
@@ -176,6 +180,8 @@ func hypervisorFault(ref xenapi.VMRef, err error) error {
 	case errors.As(err, &memory):
 		return errors.Join(xenapi.ErrHostNotEnoughFreeMemory(strconv.FormatInt(memory.NeededBytes, 10),
 			strconv.FormatInt(max(memory.AvailableBytes, 0), 10)), err)
+	case errors.Is(err, xenctl.ErrUnavailable), errors.Is(err, xenctl.ErrTimeout):
+		return errors.Join(xenapi.ErrInternalError("the hypervisor does not answer: "+err.Error()), err)
 	case errors.Is(err, xenctl.ErrInvalid):
 		return errors.Join(xenapi.ErrOperationNotAllowed(err.Error()), err)
 	case errors.Is(err, xenctl.ErrNotFound): // it stopped, and its record does not say so yet

@@ -184,8 +184,10 @@ func (s *VMs) after(ctx context.Context, c *service.Call, ref xenapi.VMRef, e xe
 	case do.preserve && e.Kind == xenctl.EventCrashed:
 		return s.recordCrashed(ctx, ref)
 	case do.restart:
-		if err := s.postAbout(ctx, ref, do.message); err != nil {
-			return err
+		if do.message != "VM_REBOOTED" { // of which again tells
+			if err := s.postAbout(ctx, ref, do.message); err != nil {
+				return err
+			}
 		}
 		return s.again(ctx, c, ref)
 	}
