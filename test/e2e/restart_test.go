@@ -37,8 +37,10 @@ func (w *world) everything() map[string]map[string]xenapi.Record {
 	return out
 }
 
-// lasting are fields that a restart sets anew although they are kept.
-var lasting = []string{"host.other_config", "host.software_version", "host.cpu_info", "pool.cpu_info", "PBD.currently_attached"}
+// lasting are fields that a restart sets anew although they are kept: facts of
+// the machine, and what an SR's medium says when it is plugged.
+var lasting = []string{"host.other_config", "host.software_version", "host.cpu_info", "pool.cpu_info", "PBD.currently_attached",
+	"SR.physical_size", "SR.physical_utilisation", "SR.virtual_allocation"}
 
 // TestRestartKeepsFields compares every kept field of every object.
 func TestRestartKeepsFields(t *testing.T) {
