@@ -78,12 +78,12 @@ func (a *Agent) hypervisor(machine facts.Facts) (xenctl.Hypervisor, error) {
 			return nil, err
 		}
 		opts := libvirt.Options{URI: uri, Socket: socket, Log: a.Log}
-		if strings.HasPrefix(opts.URI, "xen:") {
-			store := xenstore.New("")
-			a.later(func() error { store.Close(); return nil })
-			opts.Shutdown = &xenstore.Shutdown{Store: store}
+		if !strings.HasPrefix(opts.URI, "xen:") {
+			return libvirt.New(opts)
 		}
-		return libvirt.New(opts)
+		store := xenstore.New("")
+		a.later(func() error { store.Close(); return nil })
+		return libvirt.NewXen(libvirt.XenOptions{Options: opts, Store: store})
 	}
 	dir := filepath.Join(a.Config.StateDir, "sim")
 	if err := os.MkdirAll(dir, 0o700); err != nil {

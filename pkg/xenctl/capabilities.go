@@ -120,8 +120,19 @@ type GuestInfo struct {
 	// Features are the control features that the guest has offered, by their xenstore names:
 	// "feature-shutdown", "feature-reboot", "feature-suspend", "feature-vcpu-hotplug", "feature-balloon".
 	Features map[string]bool
+	// PVDetected: the guest's drivers are at work on a device.
+	PVDetected bool
+	// Memory has what the agent says of it, in KiB: "total", "free".
+	Memory map[string]string
 	// Other is whatever else the agent writes below data/.
 	Other map[string]string
+}
+
+// Surveyor knows of domains that somebody else made behind its back: they are of no Hypervisor's List, and nothing
+// here ever touches them.
+type Surveyor interface {
+	// Foreign lists them; State is not known and left empty.
+	Foreign(ctx context.Context) ([]Domain, error)
 }
 
 // XenstoreWriter changes what a running guest reads from its part of xenstore.

@@ -20,21 +20,21 @@ func (d *Driver) Create(ctx context.Context, cfg *xenctl.DomainConfig) (xenctl.D
 	if err := cfg.Validate(); err != nil {
 		return xenctl.Domain{}, opError(op, cfg.UUID, err)
 	}
-	text, err := DomainXML(d.kind, cfg)
-	if err != nil {
-		return xenctl.Domain{}, opError(op, cfg.UUID, err)
-	}
 	if d.kind == KindXen { // whose own error doesn't say what is missing
 		if err := d.onFile(ctx, func() error { return checkBoot(&cfg.Boot) }); err != nil {
 			return xenctl.Domain{}, opError(op, cfg.UUID, err)
 		}
 	}
-	return d.make(ctx, op, cfg, func(l *libvirt.Libvirt) error {
+	return d.make(ctx, op, cfg, func(l *libvirt.Libvirt, cfg *xenctl.DomainConfig) error {
+		text, err := DomainXML(d.kind, cfg)
+		if err != nil {
+			return local(err)
+		}
 		var flags libvirt.DomainCreateFlags
-		if cfg.StartPaused && d.kind == KindXen {
+		if d.kind == KindXen { // finish lets it run
 			flags |= libvirt.DomainStartPaused
 		}
-		_, err := l.DomainCreateXML(text, flags)
+		_, err = l.DomainCreateXML(text, flags)
 		return err
 	})
 }
@@ -81,38 +81,84 @@ func persist(ctx context.Context, l *libvirt.Libvirt, uuid string, how func(*lib
 	}
 }
 
-// make lets a domain come to be by the call how, if there is none and there is room for it.
-func (d *Driver) make(ctx context.Context, op string, cfg *xenctl.DomainConfig, how func(*libvirt.Libvirt) error) (made xenctl.Domain, err error) {
+// make lets a domain come to be by the call how, if there is none and there is room for it. how gets the config with
+// the disks as libvirt is to know them.
+func (d *Driver) make(ctx context.Context, op string, cfg *xenctl.DomainConfig, how func(*libvirt.Libvirt, *xenctl.DomainConfig) error) (made xenctl.Domain, err error) {
 	ctx, cancel := withDefault(ctx, d.opts.SlowTimeout)
 	defer cancel()
 	err = d.slow.call(ctx, false, func(l *libvirt.Libvirt) error {
 		if _, err := lookup(l, cfg.UUID); err == nil {
 			return errTaken
 		}
-		leave, err := d.admit(l, cfg.Memory.TargetBytes)
+		need := cfg.Memory.TargetBytes + overhead(cfg)
+		leave, err := d.admit(l, need)
 		if err != nil {
 			return err
 		}
 		defer leave()
-		if err := persist(ctx, l, cfg.UUID, how); err != nil {
-			return err
-		}
-		made, err = d.finish(l, cfg)
-		return err
+		made, err = d.build(ctx, l, cfg, how)
+		return d.memoryShort(l, need, err)
 	})
 	return made, opError(op, cfg.UUID, err)
 }
 
+// build makes the domain, whose disks are there from before it is until it has gone.
+func (d *Driver) build(ctx context.Context, l *libvirt.Libvirt, cfg *xenctl.DomainConfig, how func(*libvirt.Libvirt, *xenctl.DomainConfig) error) (xenctl.Domain, error) {
+	ready := cfg
+	if d.xen != nil {
+		var err error
+		if ready, err = d.xen.stageAll(cfg); err != nil {
+			return xenctl.Domain{}, err
+		}
+	}
+	err := persist(ctx, l, cfg.UUID, func(l *libvirt.Libvirt) error { return how(l, ready) })
+	if err == nil {
+		return d.finish(ctx, l, cfg)
+	}
+	if d.xen != nil {
+		d.xen.release(cfg.UUID, 0)
+	}
+	return xenctl.Domain{}, err
+}
+
+// overhead is what Xen takes for a domain beside its memory, in bytes: its own tables, those for paging (as libxl
+// counts them), and a video card.
+func overhead(cfg *xenctl.DomainConfig) int64 {
+	const mib = 1 << 20
+	bytes := int64(2 * mib)
+	if cfg.Type != xenctl.TypePV {
+		bytes += 4096 * (256*int64(cfg.VCPUs.Max) + 2*(cfg.Memory.StaticMaxBytes/mib))
+	}
+	if cfg.Graphics != nil {
+		bytes += int64(max(8, cfg.Graphics.VideoMiB)) * mib
+	}
+	return bytes
+}
+
+// memoryShort says whether it was the memory that libvirt's error, which doesn't tell, is about.
+func (d *Driver) memoryShort(l *libvirt.Libvirt, need int64, failure error) error {
+	if d.kind != KindXen || failure == nil || errors.Is(failure, xenctl.ErrNotEnoughMemory) {
+		return failure
+	}
+	if free, err := l.NodeGetFreeMemory(); err == nil && int64(free) < need {
+		return errors.Join(local(&xenctl.MemoryError{NeededBytes: need, AvailableBytes: int64(free)}), failure)
+	}
+	return failure
+}
+
 var errTaken = local(xenctl.ErrExists)
 
-// finish completes what the driver can't do in one call: only Xen's starts domains paused.
-func (d *Driver) finish(l *libvirt.Libvirt, cfg *xenctl.DomainConfig) (xenctl.Domain, error) {
+// finish completes what libvirt can't do in one call.
+func (d *Driver) finish(ctx context.Context, l *libvirt.Libvirt, cfg *xenctl.DomainConfig) (xenctl.Domain, error) {
 	dom, err := lookup(l, cfg.UUID)
 	if err != nil {
 		return xenctl.Domain{}, err
 	}
-	if cfg.StartPaused && d.kind == KindTest {
-		err = bring(l, dom, xenctl.StatePaused, l.DomainSuspend)
+	if d.xen != nil {
+		err = d.xen.complete(ctx, l, dom, cfg)
+	}
+	if err == nil {
+		err = d.let(l, dom, cfg.StartPaused)
 	}
 	var made xenctl.Domain
 	if err == nil {
@@ -122,6 +168,17 @@ func (d *Driver) finish(l *libvirt.Libvirt, cfg *xenctl.DomainConfig) (xenctl.Do
 		return xenctl.Domain{}, errors.Join(err, l.DomainDestroy(dom))
 	}
 	return made, nil
+}
+
+// let makes a new domain run, or not. Xen's are made paused; the test driver's run from the start.
+func (d *Driver) let(l *libvirt.Libvirt, dom libvirt.Domain, paused bool) error {
+	switch {
+	case d.kind == KindXen && !paused:
+		return bring(l, dom, xenctl.StateRunning, l.DomainResume)
+	case d.kind == KindTest && paused:
+		return bring(l, dom, xenctl.StatePaused, l.DomainSuspend)
+	}
+	return nil
 }
 
 // refused says that libvirt found the domain in a state in which it can't be made.

@@ -111,16 +111,24 @@ func bring(l *libvirt.Libvirt, dom libvirt.Domain, want xenctl.DomainState, by f
 }
 
 func state(l *libvirt.Libvirt, dom libvirt.Domain) (xenctl.DomainState, error) {
-	s, _, err := l.DomainGetState(dom, 0)
+	s, reason, err := l.DomainGetState(dom, 0)
 	if err != nil {
 		return "", err
 	}
-	return stateOf(libvirt.DomainState(s))
+	return stateOf(libvirt.DomainState(s), reason)
 }
 
-func stateOf(s libvirt.DomainState) (xenctl.DomainState, error) {
+// stateOf says what libvirt's state of a domain that has a number means. One that is off is kept by Xen after its
+// guest has stopped: for inspection, or (on_reboot) until stopping has seen it.
+func stateOf(s libvirt.DomainState, reason int32) (xenctl.DomainState, error) {
 	switch s {
 	case libvirt.DomainShutoff:
+		switch libvirt.DomainShutoffReason(reason) {
+		case libvirt.DomainShutoffCrashed:
+			return xenctl.StateCrashed, nil
+		case libvirt.DomainShutoffShutdown:
+			return xenctl.StateDying, nil
+		}
 		return "", errGone
 	case libvirt.DomainPaused, libvirt.DomainPmsuspended:
 		return xenctl.StatePaused, nil
@@ -133,26 +141,28 @@ func stateOf(s libvirt.DomainState) (xenctl.DomainState, error) {
 	}
 }
 
+const opShutdown = "request shutdown"
+
+// askable returns a domain whose guest can be asked to power off or reboot.
+func (d *Driver) askable(ctx context.Context, uuid string, kind xenctl.ShutdownKind) (xenctl.Domain, error) {
+	if kind != xenctl.ShutdownPoweroff && kind != xenctl.ShutdownReboot {
+		return xenctl.Domain{}, opError(opShutdown, uuid, fmt.Errorf("%w: shutdown kind %q", xenctl.ErrInvalid, kind))
+	}
+	dom, err := d.lookup(ctx, opShutdown, uuid)
+	if err == nil && dom.State != xenctl.StateRunning && dom.State != xenctl.StatePaused {
+		err = opError(opShutdown, uuid, fmt.Errorf("%w: %s", xenctl.ErrBadState, dom.State))
+	}
+	return dom, err
+}
+
 // RequestShutdown implements xenctl.Hypervisor.
 func (d *Driver) RequestShutdown(ctx context.Context, uuid string, kind xenctl.ShutdownKind) error {
-	const op = "request shutdown"
-	if kind != xenctl.ShutdownPoweroff && kind != xenctl.ShutdownReboot {
-		return opError(op, uuid, fmt.Errorf("%w: shutdown kind %q", xenctl.ErrInvalid, kind))
-	}
-	dom, err := d.lookup(ctx, op, uuid)
-	switch {
-	case err != nil:
+	dom, err := d.askable(ctx, uuid, kind)
+	if err != nil {
 		return err
-	case dom.State != xenctl.StateRunning && dom.State != xenctl.StatePaused:
-		return opError(op, uuid, fmt.Errorf("%w: %s", xenctl.ErrBadState, dom.State))
-	case d.opts.Shutdown == nil && d.kind != KindTest:
-		return opError(op, uuid, xenctl.ErrNotSupported)
 	}
 	d.facts.update(uuid, dom.ID, func(x *fact) { x.rebooting = kind == xenctl.ShutdownReboot })
-	if d.opts.Shutdown != nil {
-		return opError(op, uuid, d.opts.Shutdown.RequestShutdown(ctx, dom, kind))
-	}
-	return d.quickly(ctx, op, uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
+	return d.quickly(ctx, opShutdown, uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
 		if kind == xenctl.ShutdownReboot {
 			return l.DomainReboot(dom, 0)
 		}
@@ -212,7 +222,12 @@ func (d *Driver) describe(l *libvirt.Libvirt, dom libvirt.Domain) (xenctl.Domain
 	if err != nil {
 		return xenctl.Domain{}, err
 	}
-	state, err := stateOf(libvirt.DomainState(s))
+	now, err := xenctl.DomainState(""), error(nil)
+	if libvirt.DomainState(s) == libvirt.DomainShutoff {
+		now, err = state(l, dom) // which knows why
+	} else {
+		now, err = stateOf(libvirt.DomainState(s), 0)
+	}
 	if err != nil {
 		return xenctl.Domain{}, err
 	}
@@ -229,7 +244,7 @@ func (d *Driver) describe(l *libvirt.Libvirt, dom libvirt.Domain) (xenctl.Domain
 		known.target = memory
 	}
 	return xenctl.Domain{
-		UUID: uuid, ID: id, Name: dom.Name, State: state, StartedAt: known.startedAt,
+		UUID: uuid, ID: id, Name: dom.Name, State: now, StartedAt: known.startedAt,
 		MemoryBytes: memory, TargetBytes: known.target, MaxBytes: int64(maxKiB) << 10,
 		VCPUs: int(vcpus), MaxVCPUs: known.maxVCPUs,
 	}, nil

@@ -114,6 +114,9 @@ func (d *Driver) connected() {
 	d.mu.Unlock()
 	d.log.Info("connected")
 	d.feed.Publish(xenctl.Event{Kind: xenctl.EventResync, At: time.Now()})
+	if d.xen != nil {
+		d.xen.connected()
+	}
 }
 
 func (d *Driver) disconnected() {
@@ -149,9 +152,20 @@ func (d *Driver) handle(m libvirt.DomainEventLifecycleMsg) {
 		if e.Reason = stopReasons[libvirt.DomainEventStoppedDetailType(m.Detail)]; e.Reason == "" {
 			e.Reason = xenctl.StopFailed
 		}
+		if d.xen != nil && d.xen.stopping(e) {
+			return // what it was is being found out
+		}
 		e = d.facts.stopped(e)
 	default:
 		return
+	}
+	d.publish(e)
+}
+
+// publish tells of an event, after who keeps account of the domains.
+func (d *Driver) publish(e xenctl.Event) {
+	if d.xen != nil {
+		d.xen.note(e)
 	}
 	d.feed.Publish(e)
 }

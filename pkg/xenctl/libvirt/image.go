@@ -62,8 +62,8 @@ func (d *Driver) Restore(ctx context.Context, path string, cfg *xenctl.DomainCon
 	if err != nil {
 		return xenctl.Domain{}, opError(op, cfg.UUID, err)
 	}
-	return d.make(ctx, op, cfg, func(l *libvirt.Libvirt) error {
-		if cfg.StartPaused && d.kind == KindXen {
+	return d.make(ctx, op, cfg, func(l *libvirt.Libvirt, _ *xenctl.DomainConfig) error {
+		if d.kind == KindXen { // finish lets it run
 			return l.DomainRestoreFlags(path, nil, uint32(libvirt.DomainSavePaused))
 		}
 		return l.DomainRestore(path)

@@ -1,15 +1,16 @@
-// Package libvirt is xenctl.Hypervisor over libvirtd: its Xen driver (xen:///system) and, for tests without
-// Xen, its built-in test driver (test:///default).
+// Package libvirt is xenctl.Hypervisor over libvirtd: its Xen driver (xen:///system), completed by xenstore, and,
+// for tests without Xen, its built-in test driver (test:///default).
 //
 // The invariant: nothing here waits for libvirtd longer than the caller's deadline. A call that isn't
 // answered in time costs its connection (calls can't be cancelled), never a slot of the pool or a goroutine.
 //
 // Start reading at New; pool.go has the connections, events.go the one for events, domain.go the calls and
-// xml.go what a domain looks like to libvirt.
+// xml.go what a domain looks like to libvirt. What is Xen's alone begins at NewXen.
 package libvirt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -24,7 +25,7 @@ const DefaultSocket = "/var/run/libvirt/libvirt-sock"
 
 // Options say which libvirt and how patient to be with it. Zero values give the defaults in brackets.
 type Options struct {
-	URI    string // xen:///system (the default) or test:///default
+	URI    string // the driver's [xen:///system, test:///default]
 	Socket string // libvirtd's Unix socket [DefaultSocket]
 	Log    *slog.Logger
 
@@ -37,16 +38,6 @@ type Options struct {
 	Keepalive time.Duration
 	// BackoffMin and BackoffMax bound the pause between attempts to connect again [100 ms, 5 s].
 	BackoffMin, BackoffMax time.Duration
-
-	// Shutdown asks guests to power off or reboot. The Xen driver needs one: libvirt's own request blocks
-	// the whole of libvirtd for a minute when the guest doesn't answer. Without one such requests are
-	// ErrNotSupported there.
-	Shutdown ShutdownRequester
-}
-
-// ShutdownRequester asks the guest in a domain to power off or to reboot, without waiting for it to do so.
-type ShutdownRequester interface {
-	RequestShutdown(ctx context.Context, domain xenctl.Domain, kind xenctl.ShutdownKind) error
 }
 
 // Kind is a driver of libvirt.
@@ -59,7 +50,7 @@ const (
 )
 
 // Driver is a connection to a libvirtd, which may come and go. It implements xenctl.Hypervisor and the
-// capabilities Resizer and Readier.
+// capabilities Resizer, Statser and Readier.
 type Driver struct {
 	opts  Options
 	kind  Kind
@@ -69,6 +60,7 @@ type Driver struct {
 	feed  xenctl.Feed
 	facts facts
 	room  admission
+	xen   *Xen // nil for the test driver
 
 	stop context.CancelFunc // ends the event loop
 	done chan struct{}      // closed when it has ended
@@ -80,18 +72,26 @@ type Driver struct {
 var (
 	_ xenctl.Hypervisor = (*Driver)(nil)
 	_ xenctl.Resizer    = (*Driver)(nil)
+	_ xenctl.Statser    = (*Driver)(nil)
 	_ xenctl.Readier    = (*Driver)(nil)
 )
 
-// New starts to look after a libvirtd. It doesn't wait for it: calls are ErrUnavailable until it is there,
-// and Ready waits for that.
+// New starts to look after a libvirtd and its test driver. It doesn't wait for it: calls are ErrUnavailable until
+// it is there, and Ready waits for that.
 func New(opts Options) (*Driver, error) {
-	if opts.URI == "" {
-		opts.URI = "xen:///system"
+	d, err := newDriver(opts, KindTest)
+	if err == nil {
+		d.start()
 	}
-	kind, err := kindOf(opts.URI)
-	if err != nil {
-		return nil, err
+	return d, err
+}
+
+func newDriver(opts Options, want Kind) (*Driver, error) {
+	if opts.URI == "" {
+		opts.URI = defaultURIs[want]
+	}
+	if kind, err := kindOf(opts.URI); err != nil || kind != want {
+		return nil, errors.Join(err, fmt.Errorf("libvirt: URI %q is not of the %s driver", opts.URI, want))
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -104,18 +104,25 @@ func New(opts Options) (*Driver, error) {
 	setDefault(&opts.BackoffMin, 100*time.Millisecond)
 	setDefault(&opts.BackoffMax, 5*time.Second)
 
-	ctx, stop := context.WithCancel(context.Background())
 	dial := dialer{socket: opts.Socket, uri: opts.URI}
-	d := &Driver{
-		opts: opts, kind: kind, log: opts.Log.With("libvirt", opts.URI),
+	return &Driver{
+		opts: opts, kind: want, log: opts.Log.With("libvirt", opts.URI),
 		quick: newPool(dial, opts.Connections), slow: newPool(dial, opts.Connections),
-		stop: stop, done: make(chan struct{}), ready: make(chan struct{}),
-	}
+		done: make(chan struct{}), ready: make(chan struct{}),
+	}, nil
+}
+
+// defaultURIs are a system's own.
+var defaultURIs = map[Kind]string{KindXen: "xen:///system", KindTest: "test:///default"}
+
+// start begins to listen to events.
+func (d *Driver) start() {
+	ctx, stop := context.WithCancel(context.Background())
+	d.stop = stop
 	go func() {
 		defer close(d.done)
-		d.watch(ctx, dial)
+		d.watch(ctx, d.quick.dialer)
 	}()
-	return d, nil
 }
 
 func setDefault[T comparable](value *T, def T) {

@@ -13,6 +13,7 @@ import (
 	"xapid/pkg/xenctl/libvirt"
 	"xapid/pkg/xenctl/xenctltest"
 	"xapid/pkg/xenctl/xenctltest/libvirtd"
+	"xapid/pkg/xenctl/xenstore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -215,7 +216,9 @@ func TestLibvirtdHangs(t *testing.T) {
 }
 
 func TestNoLibvirtd(t *testing.T) {
-	d, err := libvirt.New(libvirt.Options{URI: "xen:///system", Socket: t.TempDir() + "/nothing"})
+	store := xenstore.New(t.TempDir() + "/nothing either")
+	defer store.Close()
+	d, err := libvirt.NewXen(libvirt.XenOptions{Options: libvirt.Options{Socket: t.TempDir() + "/nothing"}, Store: store})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,10 @@ func DomainXML(kind Kind, cfg *xenctl.DomainConfig) (string, error) {
 		Clock:    clockXML(cfg.Platform["timeoffset"]),
 		// The domain ends whatever its guest does: what happens next is not libvirt's to decide.
 		OnPoweroff: "destroy", OnReboot: "destroy", OnCrash: "destroy",
-		Devices: devicesXML(cfg),
+		Devices: devicesXML(kind, cfg),
+	}
+	if kind == KindXen { // whose event doesn't tell a reboot from a power-off: see stopping
+		d.OnReboot = "preserve"
 	}
 	if cfg.OnCrash == xenctl.CrashPreserve {
 		d.OnCrash = "preserve"

@@ -8,9 +8,12 @@ import (
 	"xapid/pkg/xenctl"
 )
 
-func devicesXML(cfg *xenctl.DomainConfig) *libvirtxml.DomainDeviceList {
+func devicesXML(kind Kind, cfg *xenctl.DomainConfig) *libvirtxml.DomainDeviceList {
 	list := new(libvirtxml.DomainDeviceList)
 	for _, disk := range bootableFirst(cfg.Disks) {
+		if kind == KindXen && bare(cfg.Type, disk) {
+			continue
+		}
 		list.Disks = append(list.Disks, diskXML(disk))
 	}
 	for _, nic := range cfg.NICs {
@@ -31,6 +34,12 @@ func devicesXML(cfg *xenctl.DomainConfig) *libvirtxml.DomainDeviceList {
 		}}}
 	}
 	return list
+}
+
+// bare says that a drive is one which Xen has no device for: paravirtual guests have no drives, so that a medium
+// is a disk that comes and goes.
+func bare(t xenctl.DomainType, disk xenctl.Disk) bool {
+	return t != xenctl.TypeHVM && disk.CDROM && disk.Source.Path == ""
 }
 
 // bootableFirst keeps the order otherwise: a bootloader takes the first disk.

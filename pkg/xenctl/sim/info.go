@@ -41,7 +41,8 @@ func (d *domain) says() xenctl.GuestInfo {
 	info := xenctl.GuestInfo{
 		OS:        map[string]string{"name": g.Behaviour.OSName, "uname": g.Behaviour.OSVersion, "distro": "debian", "major": "12"},
 		Networks:  make(map[string]string),
-		PVDrivers: map[string]string{"major": "8", "minor": "4", "micro": "0", "build": "1"},
+		PVDrivers: map[string]string{"major": "8", "minor": "4", "micro": "0", "build": "1"}, PVDetected: true,
+		Memory: map[string]string{"total": strconv.FormatInt(d.Memory>>10, 10), "free": strconv.FormatInt(d.Memory>>11, 10)},
 		Features: map[string]bool{
 			"feature-shutdown": g.Behaviour.OnPoweroff != refuse, "feature-reboot": g.Behaviour.OnReboot != refuse,
 			"feature-suspend": true, "feature-vcpu-hotplug": true, "feature-balloon": true,
@@ -61,7 +62,7 @@ func (d *domain) says() xenctl.GuestInfo {
 func cloneInfo(i xenctl.GuestInfo) xenctl.GuestInfo {
 	return xenctl.GuestInfo{
 		OS: maps.Clone(i.OS), Networks: maps.Clone(i.Networks), PVDrivers: maps.Clone(i.PVDrivers),
-		Features: maps.Clone(i.Features), Other: maps.Clone(i.Other),
+		PVDetected: i.PVDetected, Memory: maps.Clone(i.Memory), Features: maps.Clone(i.Features), Other: maps.Clone(i.Other),
 	}
 }
 

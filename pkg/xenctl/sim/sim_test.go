@@ -7,7 +7,6 @@ import (
 
 	"go.uber.org/goleak"
 
-	"xapid/pkg/xenctl"
 	"xapid/pkg/xenctl/sim"
 	"xapid/pkg/xenctl/xenctltest"
 )
@@ -48,9 +47,7 @@ func TestContract(t *testing.T) {
 				return xenctltest.Harness{
 					Hypervisor: h,
 					Crash:      func(uuid string) error { return h.Guest(uuid).Crash() },
-					Stubborn: func(c *xenctl.DomainConfig) {
-						c.Xenstore = map[string]string{sim.KnobPrefix + "shutdown": "ignore", sim.KnobPrefix + "unplug": "refuse"}
-					},
+					Stubborn:   func(uuid string) error { return h.Guest(uuid).Set("shutdown", "ignore") },
 				}
 			})
 		})

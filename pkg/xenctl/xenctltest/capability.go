@@ -3,6 +3,8 @@ package xenctltest
 import (
 	"bufio"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,9 +14,9 @@ import (
 func testResize(t *testing.T, s *suite) {
 	r := capability[xenctl.Resizer](t, s)
 	cfg := s.config()
-	s.create(t, cfg)
-	half := cfg.Memory.StaticMaxBytes / 2
-	for _, target := range []int64{half, cfg.Memory.StaticMaxBytes} {
+	s.boot(t, cfg)
+	less := cfg.Memory.StaticMaxBytes * 7 / 8
+	for _, target := range []int64{less, cfg.Memory.StaticMaxBytes} {
 		noErr(t, "set memory", r.SetMemoryTarget(s.ctx(t), cfg.UUID, target))
 		d := s.wantState(t, cfg.UUID, xenctl.StateRunning)
 		if d.TargetBytes != target || d.MaxBytes != cfg.Memory.StaticMaxBytes {
@@ -54,30 +56,61 @@ func testScheduling(t *testing.T, s *suite) {
 func testDisks(t *testing.T, s *suite) {
 	p := capability[xenctl.DiskPlugger](t, s)
 	cfg := s.config()
-	if s.Stubborn != nil {
-		s.Stubborn(cfg)
-	}
-	s.create(t, cfg)
-	disk := xenctl.Disk{Device: "xvdb", Source: xenctl.DiskSource{Kind: xenctl.DiskFile, Path: t.TempDir() + "/disk"}}
+	s.boot(t, cfg)
+	disk := xenctl.Disk{Device: "xvdb", Source: image(t, "disk")}
 	noErr(t, "attach", p.AttachDisk(s.ctx(t), cfg.UUID, disk))
 	wantErr(t, "attach again", p.AttachDisk(s.ctx(t), cfg.UUID, disk), xenctl.ErrExists)
 	wantErr(t, "attach nonsense", p.AttachDisk(s.ctx(t), cfg.UUID, xenctl.Disk{Device: "/dev/sda"}), xenctl.ErrInvalid)
-	if s.Stubborn != nil {
-		wantErr(t, "detach", p.DetachDisk(s.ctx(t), cfg.UUID, "xvdb", false), xenctl.ErrRefused)
-	}
+	s.uses(t, cfg.UUID)
+	noErr(t, "pause", s.h.Pause(s.ctx(t), cfg.UUID)) // so that the guest can't let go
+	wantErr(t, "detach", p.DetachDisk(s.ctx(t), cfg.UUID, "xvdb", false), xenctl.ErrRefused)
+	noErr(t, "unpause", s.h.Unpause(s.ctx(t), cfg.UUID))
+	noErr(t, "detach", p.DetachDisk(s.ctx(t), cfg.UUID, "xvdb", false))
+	wantErr(t, "detach again", p.DetachDisk(s.ctx(t), cfg.UUID, "xvdb", false), xenctl.ErrNoDevice)
+	noErr(t, "attach anew", p.AttachDisk(s.ctx(t), cfg.UUID, disk))
+	noErr(t, "pause", s.h.Pause(s.ctx(t), cfg.UUID))
 	noErr(t, "detach by force", p.DetachDisk(s.ctx(t), cfg.UUID, "xvdb", true))
-	wantErr(t, "detach again", p.DetachDisk(s.ctx(t), cfg.UUID, "xvdb", true), xenctl.ErrNoDevice)
+	wantErr(t, "detach again by force", p.DetachDisk(s.ctx(t), cfg.UUID, "xvdb", true), xenctl.ErrNoDevice)
 	wantErr(t, "unknown domain", p.AttachDisk(s.ctx(t), NewUUID(), disk), xenctl.ErrNotFound)
+}
+
+// uses waits until the guest drives a device.
+func (s *suite) uses(t *testing.T, uuid string) {
+	t.Helper()
+	c, ok := xenctl.As[xenctl.GuestInformer](s.h)
+	if !ok {
+		return
+	}
+	for {
+		info, err := c.GuestInfo(s.ctx(t), uuid)
+		noErr(t, "guest info", err)
+		if info.PVDetected {
+			return
+		}
+		s.await(t, uuid, xenctl.EventGuestChanged)
+	}
+}
+
+// image makes a raw image.
+func image(t *testing.T, name string) xenctl.DiskSource {
+	path := filepath.Join(t.TempDir(), name)
+	noErr(t, "make", os.WriteFile(path, nil, 0o600))
+	noErr(t, "size", os.Truncate(path, 8<<20))
+	return xenctl.DiskSource{Kind: xenctl.DiskFile, Path: path}
 }
 
 func testNICs(t *testing.T, s *suite) {
 	p := capability[xenctl.NICPlugger](t, s)
 	cfg := s.config()
-	s.create(t, cfg)
+	s.boot(t, cfg)
 	nic := xenctl.NIC{Index: 3, MAC: "02:00:00:00:00:03", Bridge: "xenbr0"}
+	if s.Bridge != "" {
+		nic.Bridge = s.Bridge
+	}
 	noErr(t, "attach", p.AttachNIC(s.ctx(t), cfg.UUID, nic))
 	wantErr(t, "attach again", p.AttachNIC(s.ctx(t), cfg.UUID, nic), xenctl.ErrExists)
 	wantErr(t, "attach nonsense", p.AttachNIC(s.ctx(t), cfg.UUID, xenctl.NIC{MAC: "me"}), xenctl.ErrInvalid)
+	s.uses(t, cfg.UUID)
 	noErr(t, "detach", p.DetachNIC(s.ctx(t), cfg.UUID, 3, false))
 	wantErr(t, "detach again", p.DetachNIC(s.ctx(t), cfg.UUID, 3, false), xenctl.ErrNoDevice)
 }
@@ -87,9 +120,10 @@ func testMedia(t *testing.T, s *suite) {
 	cfg := s.config()
 	cfg.Disks = append(cfg.Disks, xenctl.Disk{Device: "xvdd", CDROM: true, ReadOnly: true})
 	s.create(t, cfg)
-	dir := t.TempDir()
-	one := xenctl.DiskSource{Kind: xenctl.DiskFile, Path: dir + "/one.iso"}
-	two := xenctl.DiskSource{Kind: xenctl.DiskFile, Path: dir + "/two.iso"}
+	if s.Booted != nil {
+		noErr(t, "boot", s.Booted(cfg.UUID))
+	}
+	one, two := image(t, "one.iso"), image(t, "two.iso")
 	noErr(t, "insert", m.InsertMedia(s.ctx(t), cfg.UUID, "xvdd", one))
 	wantErr(t, "insert into a full drive", m.InsertMedia(s.ctx(t), cfg.UUID, "xvdd", two), xenctl.ErrBadState)
 	noErr(t, "eject", m.InsertMedia(s.ctx(t), cfg.UUID, "xvdd", xenctl.DiskSource{}))
@@ -99,7 +133,7 @@ func testMedia(t *testing.T, s *suite) {
 
 func testConsole(t *testing.T, s *suite) {
 	c := capability[xenctl.Consoler](t, s)
-	d := s.create(t, s.config())
+	d := s.boot(t, s.config())
 	stream, err := c.OpenConsole(s.ctx(t), d.UUID)
 	noErr(t, "open", err)
 	defer stream.Close()
@@ -133,13 +167,15 @@ func testStats(t *testing.T, s *suite) {
 func testGuestInfo(t *testing.T, s *suite) {
 	c := capability[xenctl.GuestInformer](t, s)
 	d := s.create(t, s.config())
-	s.await(t, d.UUID, xenctl.EventGuestChanged)
-	info, err := c.GuestInfo(s.ctx(t), d.UUID)
-	noErr(t, "guest info", err)
-	if len(info.Features) == 0 && len(info.OS) == 0 && len(info.PVDrivers) == 0 {
-		t.Errorf("nothing in %+v", info)
+	for {
+		s.await(t, d.UUID, xenctl.EventGuestChanged)
+		info, err := c.GuestInfo(s.ctx(t), d.UUID)
+		noErr(t, "guest info", err)
+		if info.Features["feature-shutdown"] { // a guest says little at first
+			break
+		}
 	}
-	_, err = c.GuestInfo(s.ctx(t), NewUUID())
+	_, err := c.GuestInfo(s.ctx(t), NewUUID())
 	wantErr(t, "unknown domain", err, xenctl.ErrNotFound)
 }
 

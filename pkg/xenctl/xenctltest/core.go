@@ -136,14 +136,14 @@ func testPause(t *testing.T, s *suite) {
 }
 
 func testShutdown(t *testing.T, s *suite) {
-	d := s.create(t, s.config())
+	d := s.boot(t, s.config())
 	noErr(t, "request", s.h.RequestShutdown(s.ctx(t), d.UUID, xenctl.ShutdownPoweroff))
 	s.awaitStop(t, d, xenctl.StopPoweroff)
 }
 
 func testReboot(t *testing.T, s *suite) {
 	cfg := s.config()
-	d := s.create(t, cfg)
+	d := s.boot(t, cfg)
 	noErr(t, "request", s.h.RequestShutdown(s.ctx(t), d.UUID, xenctl.ShutdownReboot))
 	s.awaitStop(t, d, xenctl.StopReboot)
 	again := s.create(t, cfg)
@@ -156,10 +156,12 @@ func testStubborn(t *testing.T, s *suite) {
 	if s.Stubborn == nil {
 		t.Skip("missing: a guest that ignores requests")
 	}
-	cfg := s.config()
-	s.Stubborn(cfg)
-	d := s.create(t, cfg)
-	noErr(t, "request", s.h.RequestShutdown(s.ctx(t), d.UUID, xenctl.ShutdownPoweroff))
+	d := s.boot(t, s.config())
+	noErr(t, "turn stubborn", s.Stubborn(d.UUID))
+	// Nobody acknowledges, or somebody does and does nothing.
+	if err := s.h.RequestShutdown(s.ctx(t), d.UUID, xenctl.ShutdownPoweroff); err != nil {
+		wantErr(t, "request", err, xenctl.ErrRefused)
+	}
 	s.wantState(t, d.UUID, xenctl.StateRunning)
 	noErr(t, "destroy", s.h.Destroy(s.ctx(t), d.UUID))
 	s.awaitStop(t, d, xenctl.StopDestroyed)
@@ -225,7 +227,11 @@ func testSubscription(t *testing.T, s *suite) {
 }
 
 func testConcurrent(t *testing.T, s *suite) {
-	const workers, rounds = 8, 5
+	const rounds = 5
+	workers := s.Workers
+	if workers == 0 {
+		workers = 8
+	}
 	var all sync.WaitGroup
 	for range workers {
 		cfg := s.config()

@@ -10,7 +10,7 @@ import (
 
 func testSaveRestore(t *testing.T, s *suite) {
 	cfg := s.config()
-	first := s.create(t, cfg)
+	first := s.boot(t, cfg)
 	image := filepath.Join(t.TempDir(), "image")
 	noErr(t, "save", s.h.Save(s.ctx(t), cfg.UUID, image))
 	s.awaitStop(t, first, xenctl.StopSaved)
@@ -54,7 +54,7 @@ func (s *suite) restorePaused(t *testing.T, cfg *xenctl.DomainConfig, image stri
 }
 
 func testSaveFails(t *testing.T, s *suite) {
-	d := s.create(t, s.config())
+	d := s.boot(t, s.config())
 	if err := s.h.Save(s.ctx(t), d.UUID, filepath.Join(t.TempDir(), "no", "such", "directory")); err == nil {
 		t.Fatal("saved into a directory that isn't there")
 	}
@@ -65,7 +65,7 @@ func testSaveFails(t *testing.T, s *suite) {
 
 func testBadImages(t *testing.T, s *suite) {
 	cfg := s.config()
-	s.create(t, cfg)
+	s.boot(t, cfg)
 	dir := t.TempDir()
 	image := filepath.Join(dir, "image")
 	noErr(t, "save", s.h.Save(s.ctx(t), cfg.UUID, image))

@@ -44,8 +44,12 @@ func testMemory(t *testing.T, s *suite) {
 // testStampede starts more domains at once than there is room for.
 func testStampede(t *testing.T, s *suite) {
 	s.needs(t, TraitMemory)
-	const room, callers = 12, 20
-	each := s.free(t) / (room + 1) * (room + 1) / room // room of them fit, one more doesn't
+	room := s.Workers
+	if room == 0 {
+		room = 12
+	}
+	callers := room + 8
+	each := s.free(t)/int64(room)&^4095 - s.OverheadBytes // room of them fit, one more doesn't
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	made := 0

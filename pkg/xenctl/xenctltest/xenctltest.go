@@ -34,9 +34,17 @@ type Harness struct {
 	Lacks map[Trait]string
 	// Crash lets the guest of a domain crash; nil when that can't be done.
 	Crash func(uuid string) error
-	// Stubborn changes a config so that the guest ignores requests to shut down and to unplug; nil when that
-	// can't be done.
-	Stubborn func(*xenctl.DomainConfig)
+	// Stubborn makes the guest in a domain ignore requests to shut down; nil when that can't be done.
+	Stubborn func(uuid string) error
+	// Booted waits until the guest in a domain is up, so that it hears requests and drives its devices; nil where
+	// it is from the start.
+	Booted func(uuid string) error
+	// Bridge is one of the host's that NICs may join; empty is "xenbr0", where nobody looks.
+	Bridge string
+	// OverheadBytes is what a domain takes of the host's memory beside its own, at most.
+	OverheadBytes int64
+	// Workers are how many domains live at once at most; 0 is 8.
+	Workers int
 }
 
 // Trait is a part of the core contract that an implementation made for tests may lack.
@@ -152,6 +160,16 @@ func (s *suite) create(t *testing.T, cfg *xenctl.DomainConfig) xenctl.Domain {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.cleanUp(t, cfg.UUID) })
+	return d
+}
+
+// boot is create for a guest that has to do something.
+func (s *suite) boot(t *testing.T, cfg *xenctl.DomainConfig) xenctl.Domain {
+	t.Helper()
+	d := s.create(t, cfg)
+	if s.Booted != nil {
+		noErr(t, "boot", s.Booted(cfg.UUID))
+	}
 	return d
 }
 

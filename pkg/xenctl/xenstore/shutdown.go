@@ -39,7 +39,7 @@ func (s *Shutdown) RequestShutdown(ctx context.Context, domain xenctl.Domain, ki
 	if err != nil {
 		return err
 	}
-	defer s.release(ctx, w)
+	defer w.Release(ctx)
 	err = s.Store.Update(waiting, func(tx Tx) error {
 		// Writing below a domain that has gone would make keys that nobody removes.
 		owner, err := tx.Read(waiting, base+"/vm")
@@ -70,15 +70,6 @@ func (s *Shutdown) RequestShutdown(ctx context.Context, domain xenctl.Domain, ki
 		case <-waiting.Done():
 			return s.withdraw(ctx, path, kind)
 		}
-	}
-}
-
-// release ends the watch, also when the caller has no time left.
-func (s *Shutdown) release(ctx context.Context, w *Watch) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
-	defer cancel()
-	if err := w.Stop(ctx); err != nil && !errors.Is(err, xenctl.ErrUnavailable) {
-		w.session.kill(fmt.Errorf("%w: a watch could not be ended: %w", xenctl.ErrUnavailable, err))
 	}
 }
 

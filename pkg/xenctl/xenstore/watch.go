@@ -2,9 +2,13 @@ package xenstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 	"sync/atomic"
+
+	"xapid/pkg/xenctl"
 )
 
 // changesLimit is how many changed keys a watch names; beyond, it says that all may have changed.
@@ -58,6 +62,15 @@ func (w *Watch) Stop(ctx context.Context) error {
 	w.session.unwatch(w)
 	_, err := (Tx{session: w.session}).do(ctx, opUnwatch, w.path, terminated(w.path, w.token))
 	return err
+}
+
+// Release is Stop for who has no time left, perhaps.
+func (w *Watch) Release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	if err := w.Stop(ctx); err != nil && !errors.Is(err, xenctl.ErrUnavailable) {
+		w.session.kill(fmt.Errorf("%w: a watch could not be ended: %w", xenctl.ErrUnavailable, err))
+	}
 }
 
 // Done is closed when the connection broke: changes are lost from then on, and a new watch is needed.
