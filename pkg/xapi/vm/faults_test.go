@@ -22,6 +22,7 @@ import (
 	"xapid/pkg/xapi/network"
 	"xapid/pkg/xapi/ops"
 	"xapid/pkg/xapi/storage"
+	"xapid/pkg/xapi/timing"
 	"xapid/pkg/xapi/vm"
 	"xapid/pkg/xapi/xapitest"
 	"xapid/pkg/xenapi"
@@ -79,7 +80,7 @@ func (w *world) open() {
 	w.hyp, err = sim.New(sim.Options{Log: log, StateDir: filepath.Join(w.dir, "sim")})
 	w.ok(err)
 	disks := node.NewStorage(all.Drivers())
-	w.env = &xapi.Env{DB: d, Node: &node.Node{Hypervisor: w.hyp, Storage: disks}, Locks: &ops.Locker{DB: d, Log: log}, Log: log,
+	w.env = &xapi.Env{DB: d, Node: &node.Node{Hypervisor: timing.Of(w.hyp), Storage: disks}, Locks: &ops.Locker{DB: d, Log: log}, Log: log,
 		Now: func() time.Time { return xapitest.Now }, HostUUID: xapitest.HostUUID}
 	st := storage.New(storage.Options{Env: w.env, Dir: filepath.Join(w.dir, "sr")})
 	w.vms = vm.New(vm.Options{Env: w.env, Disks: st, Device: storage.DeviceName,
