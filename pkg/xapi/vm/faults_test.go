@@ -74,7 +74,6 @@ func TestStartFailsAnywhereOnXen(t *testing.T) {
 func (w *world) failsAnywhere(op operation) {
 	for _, injected := range []error{errInjected, saga.ErrCrash} {
 		for n := 1; w.failsAt(op, injected, n); n++ {
-			w.Logf("%v at point %d left all in agreement: %v", injected, n, !w.Failed())
 		}
 	}
 }
@@ -84,12 +83,13 @@ func (w *world) failsAnywhere(op operation) {
 func (w *world) failsAt(op operation, injected error, n int) bool {
 	w.Helper()
 	ref := op.prepare(w)
-	reached := 0
+	reached, where := 0, ""
 	w.hook = func(p saga.Point) error {
 		if p.Undo || !ours(p) || p.After && injected == errInjected && final[p.Name] {
 			return nil
 		}
 		if reached++; reached == n {
+			where = map[bool]string{false: "before ", true: "after "}[p.After] + p.Name
 			return injected
 		}
 		return nil
@@ -102,7 +102,7 @@ func (w *world) failsAt(op operation, injected error, n int) bool {
 		w.agree("at the end")
 		return false
 	}
-	when := fmt.Sprintf("%v at point %d", injected, n)
+	when := fmt.Sprintf("%v at point %d, %s", injected, n, where)
 	if !errors.Is(err, injected) {
 		w.Errorf("%s: it ended with %v", when, err)
 	}
@@ -113,6 +113,7 @@ func (w *world) failsAt(op operation, injected error, n int) bool {
 		w.Errorf("%s: the VM is %s, not %s", when, is, op.failed)
 	}
 	w.agree(when)
+	w.Logf("%s: the VM is %s", when, w.state(ref))
 	return true
 }
 
