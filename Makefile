@@ -9,7 +9,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
 DEB  := dist/xapid_$(VERSION)_amd64.deb
 
-.PHONY: help run setup-build build setup generate generate-check lint test race fuzz e2e coverage-api bench package lab lab-shell clean
+.PHONY: help run setup-build build setup generate generate-check lint test race fuzz e2e coverage-api bench lab-bench package lab lab-shell clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -58,6 +58,9 @@ coverage-api: ## which explicit messages are implemented and called by a test
 
 bench: ## the benchmark table with its ratios
 	@scripts/bench
+
+lab-bench: package ## what of VM.start on real Xen is ours, beside virsh
+	@scripts/bench-lab $(DEB)
 
 package: setup-build build ## the Debian package, in dist/
 	@mkdir -p dist

@@ -31,6 +31,7 @@ import (
 	"xapid/pkg/xapi/host"
 	"xapid/pkg/xapi/network"
 	"xapid/pkg/xapi/ops"
+	"xapid/pkg/xapi/timing"
 	"xapid/pkg/xenctl"
 )
 
@@ -155,7 +156,7 @@ func (a *Agent) build(ctx context.Context, g *errgroup.Group, uuid string) (*lis
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	env := &xapi.Env{DB: graph, Node: &node.Node{Hypervisor: hypervisor, Storage: storage},
+	env := &xapi.Env{DB: graph, Node: &node.Node{Hypervisor: timing.Of(hypervisor), Storage: storage},
 		Locks: &ops.Locker{DB: graph, Log: a.Log}, Log: a.Log, Now: time.Now, HostUUID: uuid}
 	if a.certificate, err = listen.OpenCertificate(a.Config.StateDir, certificateNames()...); err != nil {
 		return nil, nil, nil, err

@@ -51,6 +51,7 @@ func (a *Agent) behaviour(env *xapi.Env, freshBoot bool) *behaviour {
 		class.Register(b.hooks, b.services)
 	}
 	b.components = append(b.components, b.storage, vms, host.NewFigures(env))
+	b.metrics.register(vms.Collectors()...)
 	b.metrics.register(objectCounts{env}, prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "xapid_log_syncs_total",
 		Help: "Entries appended to the log, a sync each."}, func() float64 { return float64(a.syncs()) }))
 	return b

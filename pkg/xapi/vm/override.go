@@ -21,9 +21,12 @@ type underway struct {
 }
 
 // do runs fn under the operation locks, so that a hard shutdown or reboot of
-// the VM, which may come over it, can end it first.
+// the VM, which may come over it, can end it first. The first target says what
+// is being done.
 func (s *VMs) do(ctx context.Context, c *service.Call, ref xenapi.VMRef, wait time.Duration, targets []ops.Target,
-	check func(tx *db.Tx) error, fn func(ctx context.Context) error) error {
+	check func(tx *db.Tx) error, fn func(ctx context.Context) error) (err error) {
+	ctx, tell := s.timed(ctx, c, ref, targets[0].Op)
+	defer func() { tell(err) }()
 	return s.Env.Locks.Do(ctx, c, wait, targets, check, func(ctx context.Context) error {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)

@@ -13,8 +13,9 @@ import (
 )
 
 // Reconcile makes the records of this host's VMs agree with the domains that
-// there are: at the start, and when events may have been lost. Each VM is
-// looked at by itself, so that one bad guest holds up nobody.
+// there are: at the start, and when events may have been lost. Each VM that
+// doesn't is looked at by itself, so that one bad guest holds up nobody; those
+// that do cost no question and no commit.
 func (s *VMs) Reconcile(ctx context.Context) error {
 	list, err := s.Env.Node.Hypervisor.List(ctx)
 	if err != nil {
@@ -38,8 +39,11 @@ func (s *VMs) Reconcile(ctx context.Context) error {
 		if vm.IsControlDomain || vm.IsATemplate {
 			continue
 		}
-		_, lives := domains[vm.UUID]
+		d, lives := domains[vm.UUID]
 		delete(domains, vm.UUID)
+		if s.settled.Load() && (atWork(vm) || lives && agrees(vm, d)) {
+			continue
+		}
 		if lives || vm.ResidentOn == host || vm.ScheduledToBeResidentOn != xenapi.Null || stale(snap, vm) {
 			errs = append(errs, s.reconcileOne(ctx, ref, image[ref]))
 		}
@@ -80,11 +84,8 @@ var errAtWork = errors.New("vm: an operation is under way")
 
 // reconcileOne brings one VM's record to what its domain is, while nobody else
 // is at it; what the list of domains said may be old already, so that both are
-// read afresh. A record that is right already costs no commit.
+// read afresh.
 func (s *VMs) reconcileOne(ctx context.Context, ref xenapi.VMRef, image xenapi.VDIRef) error {
-	if s.settled.Load() && s.agrees(ctx, ref) {
-		return nil
-	}
 	free := func(tx *db.Tx) error {
 		vm, err := db.Get(tx, ref)
 		switch {
@@ -116,24 +117,13 @@ func atWork(vm *xenapi.VM) bool {
 	return false
 }
 
-// agrees reports whether a VM is at rest and its record is what its domain is.
-func (s *VMs) agrees(ctx context.Context, ref xenapi.VMRef) bool {
-	before := db.Find(s.Env.DB.View(), ref)
-	if before == nil || atWork(before) {
-		return true
-	}
-	d, err := s.Env.Node.Hypervisor.Lookup(ctx, before.UUID)
-	switch {
-	case errors.Is(err, xenctl.ErrNotFound):
-		return false
-	case err != nil:
-		return true // nothing is known
-	}
+// agrees reports whether a VM's record is what its domain is.
+func agrees(vm *xenapi.VM, d xenctl.Domain) bool {
 	want := xenapi.VMPowerStateRunning
 	if still(d) {
 		want = xenapi.VMPowerStatePaused
 	}
-	return before.PowerState == want && before.Domid == int64(d.ID) && before.ScheduledToBeResidentOn == xenapi.Null
+	return vm.PowerState == want && vm.Domid == int64(d.ID) && vm.ScheduledToBeResidentOn == xenapi.Null
 }
 
 // still reports whether a domain does not run: paused, or kept after a crash.

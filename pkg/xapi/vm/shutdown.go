@@ -10,6 +10,7 @@ import (
 	"xapid/pkg/db"
 	"xapid/pkg/saga"
 	"xapid/pkg/xapi/ops"
+	"xapid/pkg/xapi/timing"
 	"xapid/pkg/xenapi"
 	"xapid/pkg/xenapi/service"
 	"xapid/pkg/xenctl"
@@ -164,6 +165,7 @@ func (s *VMs) request(ctx context.Context, p *parts, kind xenctl.ShutdownKind, s
 	case err != nil:
 		return err
 	}
+	defer timing.Measure(ctx, timing.Guest)()
 	timeout := time.NewTimer(s.ShutdownTimeout)
 	defer timeout.Stop()
 	look := time.NewTicker(stopLook)

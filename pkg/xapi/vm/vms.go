@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"xapid/pkg/db"
 	"xapid/pkg/saga"
 	"xapid/pkg/sm"
@@ -61,6 +63,7 @@ type VMs struct {
 	stopping map[string][]waiter                 // who waits for a domain to stop, by uuid
 	underway map[xenapi.VMRef]map[*underway]bool // what is at work on each VM
 	settled  atomic.Bool                         // reconciled with all VMs once
+	seconds  *prometheus.HistogramVec            // where the time of operations goes
 }
 
 // New makes the service.
@@ -68,7 +71,8 @@ func New(o Options) *VMs {
 	if o.ShutdownTimeout == 0 {
 		o.ShutdownTimeout = 20 * time.Minute
 	}
-	return &VMs{Options: o, stopping: map[string][]waiter{}, underway: map[xenapi.VMRef]map[*underway]bool{}}
+	o.Disks = timedDisks{o.Disks}
+	return &VMs{Options: o, stopping: map[string][]waiter{}, underway: map[xenapi.VMRef]map[*underway]bool{}, seconds: newSeconds()}
 }
 
 // parts are a VM with its devices, as one snapshot has them.
