@@ -19,6 +19,8 @@ type note struct {
 	VM   xenapi.VMRef
 	// VDIs were made by the operation and are nobody's yet.
 	VDIs []xenapi.VDIRef `json:",omitempty"`
+	// Paused: a start was to leave the domain paused, as it is made.
+	Paused bool `json:",omitempty"`
 }
 
 // The kinds of notes.

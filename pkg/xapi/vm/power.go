@@ -91,7 +91,7 @@ func (s *VMs) reserve(tx *db.Tx, plan *startPlan, journal string) error {
 	}
 	plan.host, plan.image = host, vm.SuspendVDI
 	edit.ScheduledToBeResidentOn = host
-	tx.SetJournal(journal, note{Kind: kindStart, VM: plan.ref}.encode())
+	tx.SetJournal(journal, note{Kind: kindStart, VM: plan.ref, Paused: plan.paused}.encode())
 	return nil
 }
 

@@ -26,12 +26,7 @@ func (s *VMs) Reconcile(ctx context.Context) error {
 		domains[d.UUID] = d
 	}
 	notes := s.journal()
-	image := map[xenapi.VMRef]xenapi.VDIRef{}
-	for _, n := range notes {
-		if n.Kind == kindSuspend && len(n.VDIs) > 0 {
-			image[n.VM] = n.VDIs[0]
-		}
-	}
+	left := leftBy(notes)
 	snap := s.Env.DB.View()
 	host := s.Env.Host()
 	var errs []error
@@ -45,18 +40,61 @@ func (s *VMs) Reconcile(ctx context.Context) error {
 			continue
 		}
 		if lives || vm.ResidentOn == host || vm.ScheduledToBeResidentOn != xenapi.Null || stale(snap, vm) {
-			errs = append(errs, s.reconcileOne(ctx, ref, image[ref]))
+			errs = append(errs, s.reconcileOne(ctx, ref, left[ref]))
 		}
 	}
-	for uuid, d := range domains {
-		s.Env.Log.Warn("a domain runs that no VM is of; it is left alone", "uuid", uuid, "domid", d.ID, "name", d.Name)
-	}
-	errs = append(errs, s.endNotes(ctx, notes))
+	errs = append(errs, s.endNotes(ctx, notes), s.reportStrangers(ctx, domains))
 	err = errors.Join(errs...)
 	if err == nil {
 		s.settled.Store(true)
 	}
 	return err
+}
+
+// leftover is what a cut operation has left of a VM.
+type leftover struct {
+	image xenapi.VDIRef // which a suspend was writing
+	run   bool          // a start was to let it run: the domain may still be as it was made, paused
+}
+
+func leftBy(notes map[string]note) map[xenapi.VMRef]leftover {
+	left := map[xenapi.VMRef]leftover{}
+	for _, n := range notes {
+		switch {
+		case n.Kind == kindSuspend && len(n.VDIs) > 0:
+			left[n.VM] = leftover{image: n.VDIs[0]}
+		case n.Kind == kindStart:
+			left[n.VM] = leftover{run: !n.Paused}
+		}
+	}
+	return left
+}
+
+// reportStrangers tells, once each, of the domains that run and are no VM's: those that the hypervisor has beside
+// the ones given by uuid, too. They are left alone.
+func (s *VMs) reportStrangers(ctx context.Context, domains map[string]xenctl.Domain) error {
+	if surveyor, ok := xenctl.As[xenctl.Surveyor](s.Env.Node.Hypervisor); ok {
+		foreign, err := surveyor.Foreign(ctx)
+		if err != nil {
+			return err
+		}
+		for _, d := range foreign {
+			if s.byUUID(d.UUID) == "" {
+				domains[d.UUID] = d
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.strangers
+	s.strangers = map[string]int{}
+	for uuid, d := range domains {
+		s.strangers[uuid] = d.ID
+		if id, told := known[uuid]; !told || id != d.ID {
+			s.Env.Log.Warn("a domain runs that no VM is of; it is left alone", "uuid", uuid, "domid", d.ID, "name", d.Name)
+		}
+	}
+	return nil
 }
 
 // stale reports whether a halted VM has devices that say they are attached.
@@ -85,7 +123,7 @@ var errAtWork = errors.New("vm: an operation is under way")
 // reconcileOne brings one VM's record to what its domain is, while nobody else
 // is at it; what the list of domains said may be old already, so that both are
 // read afresh.
-func (s *VMs) reconcileOne(ctx context.Context, ref xenapi.VMRef, image xenapi.VDIRef) error {
+func (s *VMs) reconcileOne(ctx context.Context, ref xenapi.VMRef, left leftover) error {
 	free := func(tx *db.Tx) error {
 		vm, err := db.Get(tx, ref)
 		switch {
@@ -98,7 +136,7 @@ func (s *VMs) reconcileOne(ctx context.Context, ref xenapi.VMRef, image xenapi.V
 	}
 	targets := []ops.Target{ops.On("VM", ref, xenapi.VMOperationsUpdateAllowedOperations)}
 	err := s.do(ctx, s.ownCall(), ref, ops.WaitQuick, targets, free, func(ctx context.Context) error {
-		return s.settle(ctx, ref, image)
+		return s.settle(ctx, ref, left)
 	})
 	if errors.Is(err, errAtWork) && s.settled.Load() || xenapi.Code(err) == "HANDLE_INVALID" {
 		return nil // at work, or destroyed meanwhile
@@ -133,10 +171,11 @@ func still(d xenctl.Domain) bool {
 
 // settle brings a VM's record to what its domain is. A domain that lives is
 // the truth: a start or a resume that was cut after it is finished, since the
-// guest may have written to its disks already. image is what a suspend was
-// writing when it was cut; where the domain has gone it is whole, unless the
-// whole machine went down.
-func (s *VMs) settle(ctx context.Context, ref xenapi.VMRef, image xenapi.VDIRef) error {
+// guest may have written to its disks already. Where the domain has gone, the
+// image that a suspend was writing is whole, unless the whole machine went
+// down.
+func (s *VMs) settle(ctx context.Context, ref xenapi.VMRef, left leftover) error {
+	image := left.image
 	p, err := load(s.Env.DB.View(), ref)
 	if err != nil {
 		return err
@@ -144,6 +183,12 @@ func (s *VMs) settle(ctx context.Context, ref xenapi.VMRef, image xenapi.VDIRef)
 	domain, err := s.Env.Node.Hypervisor.Lookup(ctx, p.vm.UUID)
 	switch {
 	case err == nil:
+		if left.run && domain.State == xenctl.StatePaused {
+			if err := s.Env.Node.Hypervisor.Unpause(ctx, p.vm.UUID); err != nil {
+				return err
+			}
+			domain.State = xenctl.StateRunning
+		}
 		return s.adopt(ctx, ref, domain)
 	case !errors.Is(err, xenctl.ErrNotFound):
 		return err

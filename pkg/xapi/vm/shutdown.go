@@ -263,7 +263,15 @@ func (s *VMs) again(ctx context.Context, c *service.Call, ref xenapi.VMRef) erro
 	if plan.host == xenapi.Null {
 		plan.host = s.Env.Host()
 	}
-	if err := s.launch(ctx, c, plan, p, string(c.Task.Ref())); err != nil {
+	journal := string(c.Task.Ref())
+	err = s.Env.Update(ctx, func(tx *db.Tx) error {
+		tx.SetJournal(journal, note{Kind: kindStart, VM: ref}.encode())
+		return nil
+	})
+	if err == nil {
+		err = s.release(ctx, ref, journal, s.launch(ctx, c, plan, p, journal))
+	}
+	if err != nil {
 		return errors.Join(err, s.halted(ctx, ref, "VM_SHUTDOWN"))
 	}
 	return nil

@@ -63,7 +63,9 @@ type VMs struct {
 	stopping map[string][]waiter                 // who waits for a domain to stop, by uuid
 	underway map[xenapi.VMRef]map[*underway]bool // what is at work on each VM
 	settled  atomic.Bool                         // reconciled with all VMs once
-	seconds  *prometheus.HistogramVec            // where the time of operations goes
+	// strangers are the domains that are no VM's and were told of, with their numbers.
+	strangers map[string]int
+	seconds   *prometheus.HistogramVec // where the time of operations goes
 }
 
 // New makes the service.

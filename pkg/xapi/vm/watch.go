@@ -236,7 +236,7 @@ func (s *VMs) refreshGuest(ctx context.Context, uuid string) {
 
 func (s *VMs) recordGuest(tx *db.Tx, ref xenapi.VMRef, info xenctl.GuestInfo) error {
 	vm := db.Find(tx, ref)
-	if vm == nil || vm.PowerState == xenapi.VMPowerStateHalted || len(info.OS)+len(info.Features)+len(info.PVDrivers) == 0 {
+	if vm == nil || vm.PowerState == xenapi.VMPowerStateHalted || !info.PVDetected && len(info.OS)+len(info.Features)+len(info.PVDrivers) == 0 {
 		return nil
 	}
 	if db.Find(tx, vm.GuestMetrics) == nil {
@@ -254,7 +254,8 @@ func (s *VMs) recordGuest(tx *db.Tx, ref xenapi.VMRef, info xenctl.GuestInfo) er
 		return err
 	}
 	m.OSVersion, m.Networks, m.PVDriversVersion = info.OS, info.Networks, info.PVDrivers
-	m.PVDriversDetected, m.PVDriversUpToDate = len(info.PVDrivers) > 0, len(info.PVDrivers) > 0
+	m.PVDriversDetected = info.PVDetected || len(info.PVDrivers) > 0
+	m.PVDriversUpToDate, m.Memory = m.PVDriversDetected, info.Memory
 	m.Live, m.LastUpdated = true, s.Env.Time()
 	m.Other = map[string]string{}
 	for k, v := range info.Other {
