@@ -92,18 +92,8 @@ func (w *world) make(ctx context.Context, kind xenapi.DomainType) (*guest, error
 	}
 	g := &guest{name: name, ref: ref}
 	w.vms[name] = g
-	pools, err := w.Pool().GetAll(ctx)
-	if err != nil {
+	if g.vdi, err = w.rawDisk(ctx, name+" disk", diskBytes); err != nil {
 		return nil, err
-	}
-	vdi := xenapi.NewVDI()
-	vdi.NameLabel, vdi.VirtualSize, vdi.Type = name+" disk", diskBytes, xenapi.VDITypeUser
-	vdi.SMConfig = map[string]string{"type": "raw"}
-	if vdi.SR, err = w.Pool().GetDefaultSR(ctx, pools[0]); err != nil {
-		return nil, err
-	}
-	if g.vdi, err = w.VDI().Create(ctx, vdi); err != nil {
-		return nil, fmt.Errorf("VDI.create: %w", err)
 	}
 	vbd := xenapi.NewVBD()
 	vbd.VM, vbd.VDI, vbd.Userdevice, vbd.Mode, vbd.Type = ref, g.vdi, "0", xenapi.VBDModeRW, xenapi.VBDTypeDisk
@@ -111,6 +101,25 @@ func (w *world) make(ctx context.Context, kind xenapi.DomainType) (*guest, error
 		return nil, fmt.Errorf("VBD.create: %w", err)
 	}
 	return g, nil
+}
+
+// rawDisk makes a disk on the default SR.
+func (w *world) rawDisk(ctx context.Context, name string, bytes int64) (xenapi.VDIRef, error) {
+	pools, err := w.Pool().GetAll(ctx)
+	if err != nil {
+		return "", err
+	}
+	vdi := xenapi.NewVDI()
+	vdi.NameLabel, vdi.VirtualSize, vdi.Type = name, bytes, xenapi.VDITypeUser
+	vdi.SMConfig = map[string]string{"type": "raw"}
+	if vdi.SR, err = w.Pool().GetDefaultSR(ctx, pools[0]); err != nil {
+		return "", err
+	}
+	ref, err := w.VDI().Create(ctx, vdi)
+	if err != nil {
+		err = fmt.Errorf("VDI.create: %w", err)
+	}
+	return ref, err
 }
 
 // running gives a VM whose guest is up.
