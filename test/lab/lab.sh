@@ -11,7 +11,7 @@ what=$1 deb=$2
 # Installs what the lab needs here, as root; otherwise it is named.
 setup() {
 	local package missing=()
-	for package in qemu-system-x86 qemu-utils mmdebstrap e2fsprogs kmod cpio xz-utils openssh-client iproute2; do
+	for package in qemu-system-x86 qemu-utils mmdebstrap e2fsprogs kmod cpio xz-utils openssh-client iproute2 xorriso mtools grub-common; do
 		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$package")
 	done
 	((${#missing[@]})) || return 0
