@@ -12,6 +12,12 @@ import (
 	"xapid/pkg/xenapi"
 )
 
+// long is the patience with a scenario of many steps.
+func long(*world) time.Duration { return 15 * time.Minute }
+
+// aPull is the patience with all power pulls.
+func aPull(w *world) time.Duration { return time.Duration(w.pulls) * 6 * time.Minute }
+
 // over makes the machine's command do something to it, which says on standard error what it did.
 func (w *world) over(ctx context.Context, verb string) error {
 	if len(w.machine) == 0 {
