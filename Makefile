@@ -3,13 +3,14 @@ SHELL := /bin/bash
 GO    ?= go
 VAR   ?= var
 ARGS  ?=
+PULLS ?= 1
 VERSION ?= 0.1.0
 LDFLAGS := -s -w -X xapid/pkg/xapi/host.Version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
 DEB  := dist/xapid_$(VERSION)_amd64.deb
 
-.PHONY: help run setup-build build setup generate generate-check lint test race fuzz e2e coverage-api bench lab-bench package lab lab-shell clean
+.PHONY: help run setup-build build setup generate generate-check lint test race fuzz e2e coverage-api bench lab-bench package lab lab-pulls lab-shell clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -67,7 +68,11 @@ package: setup-build build ## the Debian package, in dist/
 	VERSION=$(VERSION) $(GO) run $(NFPM) package --config packaging/nfpm.yaml --packager deb --target $(DEB)
 
 lab: package ## the package on real Xen in a virtual machine, driven from outside
-	@test/lab/lab.sh suite $(DEB)
+	@test/lab/lab.sh suite $(DEB) $(PULLS)
+
+lab-pulls: PULLS = 100
+lab-pulls: package ## the plug of that machine is pulled, PULLS times (100)
+	@test/lab/lab.sh pulls $(DEB) $(PULLS)
 
 lab-shell: package ## the same virtual machine with a prompt
 	@test/lab/lab.sh shell $(DEB)

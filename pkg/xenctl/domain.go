@@ -26,11 +26,20 @@ type Domain struct {
 	State DomainState
 	// StartedAt is when the domain was made or restored; zero when the hypervisor doesn't know.
 	StartedAt time.Time
-	// MemoryBytes is what the domain holds now, TargetBytes what its balloon was told, MaxBytes the
-	// most that it can be told.
+	// MemoryBytes is what the domain holds now, with up to MemorySlackBytes of pages that the hypervisor has added,
+	// TargetBytes what its balloon was told, MaxBytes the most that it can be told.
 	MemoryBytes, TargetBytes, MaxBytes int64
 	// VCPUs are online, of MaxVCPUs.
 	VCPUs, MaxVCPUs int
+}
+
+// MemorySlackBytes is how far a domain's memory may be from its target, at most, when its balloon has arrived.
+const MemorySlackBytes = 1 << 20
+
+// Ballooned says whether the domain's memory is at its target.
+func (d Domain) Ballooned() bool {
+	off := d.MemoryBytes - d.TargetBytes
+	return -MemorySlackBytes < off && off < MemorySlackBytes
 }
 
 // HostInfo is the machine below.

@@ -1,25 +1,51 @@
 #!/bin/bash
-# lab.sh suite DEB   installs DEB in a fresh dom0 and runs the end-to-end suite against it
-# lab.sh shell DEB   installs it, gives a shell in dom0 and stops dom0 at its end
-# Called by `make lab` and `make lab-shell`.
+# lab.sh suite DEB N   installs DEB in a fresh dom0 and runs the end-to-end suite against it, with N power pulls
+# lab.sh pulls DEB N   runs only those
+# lab.sh shell DEB     installs it, gives a shell in dom0 and stops dom0 at its end
+# Called by `make lab`, `make lab-pulls`, `make lab-shell` and CI. Ends with 77,
+# and a line that says why, where there is no QEMU to be had.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-(($# == 2)) && [[ $1 = suite || $1 = shell ]] || die "usage: lab.sh suite|shell DEB"
-what=$1 deb=$2
+usage="usage: lab.sh suite|pulls DEB N, or lab.sh shell DEB"
+what=${1:-} deb=${2:-} pulls=${3:-1} only=
+case $what in
+suite) ;;
+pulls) only="power pulls" ;;
+shell) ;;
+*) die "$usage" ;;
+esac
+[[ $pulls =~ ^[1-9][0-9]*$ ]] || die "$usage"
 [[ -s $deb ]] || die "there is no package $deb: run 'make package' first"
+began=$(date +%s)
+
+not_run() {
+	printf 'lab: not run: %s\n' "$*"
+	exit 77
+}
 
 # Installs what the lab needs here, as root; otherwise it is named.
 setup() {
 	local package missing=()
-	for package in qemu-system-x86 qemu-utils mmdebstrap e2fsprogs kmod cpio xz-utils openssh-client iproute2; do
+	for package in qemu-system-x86 qemu-utils mmdebstrap e2fsprogs kmod cpio xz-utils openssh-client iproute2 xorriso mtools grub-common; do
 		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$package")
 	done
 	((${#missing[@]})) || return 0
-	[[ $(id -u) = 0 ]] || die "run as root, or install first: apt-get install ${missing[*]}"
+	[[ $(id -u) = 0 ]] || not_run "run as root, or install first: apt-get install ${missing[*]}"
 	say "installing ${missing[*]}"
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get update -q >/dev/null
-	apt-get install -q -y --no-install-recommends "${missing[@]}" >/dev/null
+	{ apt-get -o DPkg::Lock::Timeout=300 update -q &&
+		apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends "${missing[@]}"; } >/dev/null ||
+		not_run "apt cannot install ${missing[*]}"
+}
+
+# The folders of machines that failed are for whoever looks why; the next run
+# takes them away.
+clean_up() {
+	local dir
+	for dir in "$vm_root"/lab-*/; do
+		[[ -d $dir ]] || continue
+		vm_pid "$(basename "$dir")" >/dev/null || rm -rf "$dir"
+	done
 }
 
 end() {
@@ -29,6 +55,7 @@ end() {
 	fi
 	"$lab_dir/stop.sh" "$name" || true
 	if ((status == 0)); then rm -rf "$(vm_dir "$name")"; fi
+	say "$(if ((status)); then printf 'failed'; else printf 'done'; fi) after $(($(date +%s) - began)) s in all"
 }
 
 step() {
@@ -56,13 +83,14 @@ xenstore_test() {
 }
 
 setup
+clean_up
 "$lab_dir/build-image.sh"
 name=lab-$$
 port=$(free_port)
 password=$(tr -dc a-z0-9 </dev/urandom | head -c 16 || true)
 trap end EXIT
 trap 'exit 130' INT TERM
-step "boot dom0" "$lab_dir/run.sh" "$name" --systemd --forward "$port:443" --disk 1024
+step "boot dom0" "$lab_dir/run.sh" "$name" --systemd --forward "$port:443" --disk 1024 --memory 2048
 step "install the package, start the service" install_deb
 "$lab_dir/exec.sh" "$name" chpasswd <<<"root:$password"
 if [[ $what = shell ]]; then
@@ -70,5 +98,7 @@ if [[ $what = shell ]]; then
 	vm_ssh "$name" -t || true
 	exit 0
 fi
-step "the xenstore client on the real xenstored" xenstore_test
-go run "$lab_dir/suite" -url "https://127.0.0.1:$port" -exec "$lab_dir/exec.sh $name" <<<"$password"
+[[ $what = pulls ]] || step "the xenstore client on the real xenstored" xenstore_test
+go build -o "$(vm_dir "$name")/suite" "$lab_dir/suite"
+"$(vm_dir "$name")/suite" -url "https://127.0.0.1:$port" -exec "$lab_dir/exec.sh $name" -machine "$lab_dir/machine.sh $name" \
+	-pulls "$pulls" -run "$only" <<<"$password"

@@ -1,5 +1,8 @@
 #!/bin/bash
 # run.sh NAME [option...]: boots a lab dom0 and returns when it is ready.
+# run.sh NAME --keep: boots NAME again with the disks and options that it had,
+#   after its dom0 rebooted or powered off (either ends QEMU) or its plug was
+#   pulled (machine.sh).
 #   --memory MiB   the VM's memory (default 1536)
 #   --dom0 MiB     dom0's share of it (default 768)
 #   --cpus N       (default 2)
@@ -9,13 +12,24 @@
 #   --linux        boots plain Linux without Xen
 #   --systemd      starts systemd instead of the lab's quick init
 #   --timeout S    how long to wait for it (default 300)
-# Its disk is an overlay, thrown away at the next run.sh NAME.
+# Its disk is an overlay, thrown away at the next run.sh NAME without --keep.
+# What the dom0 has flushed is in this machine's page cache, which QEMU's end
+# doesn't touch; what it has not flushed may be lost, as with any disk.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 name=${1:-}
 dir=$(vm_dir "$name")
 shift
+keep=
+if [[ ${1:-} = --keep ]]; then
+	(($# == 1)) || die "run.sh NAME --keep takes no other option: it has those of the first boot"
+	[[ -e $dir/options ]] || die "there is no lab VM '$name' to boot again"
+	keep=yes
+	mapfile -t options <"$dir/options"
+	set -- "${options[@]}"
+fi
+options=("$@")
 memory=1536 dom0=768 cpus=2 disks=() net= forwards=() xen=1 init= timeout=300
 while (($#)); do
 	case $1 in
@@ -36,20 +50,30 @@ done
 need qemu-system-x86_64 qemu-img ssh ss
 [[ -s $image_dir/stamp ]] || die "there is no image: run build-image.sh first"
 ! vm_pid "$name" >/dev/null || die "lab VM '$name' is running already (stop.sh $name ends it)"
-rm -rf "$dir"
-mkdir -p "$dir"
-
-qemu-img create -q -f qcow2 -F qcow2 -b "$image_dir/root.qcow2" "$dir/root.qcow2"
+if [[ $keep ]]; then
+	cmp -s "$image_dir/stamp" "$dir/stamp" || die "the image is no longer that of lab VM '$name'"
+	cat "$dir/console.log" >>"$dir/console-before.log"
+	: >"$dir/console.log"
+	# The shared ssh connection is to the boot before.
+	[[ ! -S $dir/ssh ]] || ssh -F "$dir/ssh_config" -O exit "$name" 2>/dev/null || true
+else
+	rm -rf "$dir"
+	mkdir -p "$dir"
+	printf '%s\n' "${options[@]}" | sed '/^$/d' >"$dir/options"
+	cp "$image_dir/stamp" "$dir/stamp"
+	free_port >"$dir/port"
+	qemu-img create -q -f qcow2 -F qcow2 -b "$image_dir/root.qcow2" "$dir/root.qcow2"
+fi
 args=(-drive "file=$dir/root.qcow2,if=none,id=root,cache=unsafe,discard=unmap" -device virtio-blk-pci,drive=root)
 n=0
 for size in "${disks[@]}"; do
 	n=$((n + 1))
-	truncate -s "${size}M" "$dir/disk$n.img"
+	[[ $keep ]] || truncate -s "${size}M" "$dir/disk$n.img"
 	args+=(-drive "file=$dir/disk$n.img,format=raw,if=none,id=disk$n,cache=unsafe,discard=unmap"
 		-device "virtio-blk-pci,drive=disk$n,serial=lab-disk-$n")
 done
 
-ssh_port=$(free_port)
+ssh_port=$(cat "$dir/port")
 forward="hostfwd=tcp:127.0.0.1:$ssh_port-:22"
 for pair in "${forwards[@]}"; do
 	forward+=",hostfwd=tcp:127.0.0.1:${pair%%:*}-:${pair#*:}"

@@ -140,7 +140,6 @@ func (s *VMs) SetMemoryTargetLive(ctx context.Context, c *service.Call, p servic
 const (
 	memoryArrives = 4 * time.Minute
 	memoryLook    = 250 * time.Millisecond
-	memoryNear    = 1 << 20
 )
 
 // WaitMemoryTargetLive waits until the guest's memory is at its target.
@@ -155,7 +154,7 @@ func (s *VMs) WaitMemoryTargetLive(ctx context.Context, c *service.Call, p servi
 			if err != nil && ctx.Err() == nil {
 				return hypervisorFault(p.Self, err)
 			}
-			if delta := d.MemoryBytes - d.TargetBytes; err == nil && -memoryNear < delta && delta < memoryNear {
+			if err == nil && d.Ballooned() {
 				return nil
 			}
 			select {

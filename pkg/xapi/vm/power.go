@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"xapid/pkg/db"
 	"xapid/pkg/saga"
@@ -289,12 +290,16 @@ func (s *VMs) Unpause(ctx context.Context, c *service.Call, p service.VMUnpauseP
 	return s.simple(ctx, c, p.VM, xenapi.VMOperationsUnpause, xenapi.VMPowerStateRunning, s.Env.Node.Hypervisor.Unpause)
 }
 
-// simple is an operation that is one call of the hypervisor.
+// quickTimeout is how long a hypervisor that answers may take for what it does
+// at once.
+const quickTimeout = 30 * time.Second
+
+// simple is an operation that is one quick call of the hypervisor.
 func (s *VMs) simple(ctx context.Context, c *service.Call, ref xenapi.VMRef, op xenapi.VMOperations, then xenapi.VMPowerState,
 	act func(ctx context.Context, uuid string) error) error {
 	check := func(tx *db.Tx) error { return Check(tx, ref, op) }
 	return s.do(ctx, c, ref, ops.WaitQuick, []ops.Target{ops.On("VM", ref, op)}, check, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, saga.DefaultStepTimeout)
+		ctx, cancel := context.WithTimeout(ctx, quickTimeout)
 		defer cancel()
 		vm, err := db.Get(s.Env.DB.View(), ref)
 		if err != nil {

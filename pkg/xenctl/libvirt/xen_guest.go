@@ -116,7 +116,7 @@ func (x *Xen) followBalloon(ctx context.Context, uuid string, id int) {
 		if err != nil || d.ID != id {
 			return
 		}
-		if d.MemoryBytes == d.TargetBytes {
+		if d.Ballooned() {
 			x.publish(xenctl.Event{Kind: xenctl.EventBalloonChanged, UUID: uuid, ID: id, At: time.Now()})
 			return
 		}

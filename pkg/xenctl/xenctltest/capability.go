@@ -22,7 +22,7 @@ func testResize(t *testing.T, s *suite) {
 		if d.TargetBytes != target || d.MaxBytes != cfg.Memory.StaticMaxBytes {
 			t.Errorf("target %d: %+v", target, d)
 		}
-		for ctx := s.ctx(t); d.MemoryBytes != target; {
+		for ctx := s.ctx(t); !d.Ballooned(); {
 			select {
 			case <-s.events: // any may be the one that tells of the balloon
 			case <-ctx.Done():

@@ -18,7 +18,7 @@ func testLifecycle(t *testing.T, s *suite) {
 	}
 	d := s.wantState(t, cfg.UUID, xenctl.StateRunning)
 	if d.UUID != cfg.UUID || d.ID != made.ID || d.Name == "" || d.VCPUs != 1 || d.MaxVCPUs != 2 ||
-		d.MaxBytes != cfg.Memory.StaticMaxBytes || d.MemoryBytes <= 0 || d.MemoryBytes > d.MaxBytes {
+		d.MaxBytes != cfg.Memory.StaticMaxBytes || d.MemoryBytes <= 0 || d.MemoryBytes > d.MaxBytes+xenctl.MemorySlackBytes {
 		t.Errorf("lookup: %+v", d)
 	}
 	if got := s.find(t, cfg.UUID); got == nil || got.ID != d.ID || got.State != d.State {

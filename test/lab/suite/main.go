@@ -24,13 +24,15 @@ func main() {
 	url := flag.String("url", "", "where the API is")
 	exec := flag.String("exec", "", "the command that runs a shell line in the dom0, given as its last argument")
 	only := flag.String("run", "", "run only the scenarios whose names contain this")
+	machine := flag.String("machine", "", "the command that pulls the machine's plug, waits for its end or boots it again, given as its last argument")
+	pulls := flag.Int("pulls", 1, "how often to pull the plug")
 	flag.Parse()
 	password, err := bufio.NewReader(os.Stdin).ReadString('\n')
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "suite: no password on standard input:", err)
 		os.Exit(1)
 	}
-	w := &world{password: strings.TrimSpace(password), exec: strings.Fields(*exec), vms: map[string]*guest{}}
+	w := &world{password: strings.TrimSpace(password), exec: strings.Fields(*exec), machine: strings.Fields(*machine), pulls: *pulls, vms: map[string]*guest{}}
 	w.Client = client.New(*url, client.Options{TLS: &tls.Config{InsecureSkipVerify: true}}) // self-signed
 	if !w.run(context.Background(), *only) {
 		os.Exit(1)
@@ -40,6 +42,14 @@ func main() {
 // patience is how long a scenario may take unless it says otherwise.
 const patience = 5 * time.Minute
 
+// within is how long a scenario may take.
+func (s scenario) within(w *world) time.Duration {
+	if s.patience != nil {
+		return s.patience(w)
+	}
+	return patience
+}
+
 // run goes through the scenarios.
 func (w *world) run(ctx context.Context, only string) bool {
 	passed, failed, began := 0, 0, time.Now()
@@ -48,7 +58,7 @@ func (w *world) run(ctx context.Context, only string) bool {
 			continue
 		}
 		start := time.Now()
-		limited, cancel := context.WithTimeoutCause(ctx, patience, errors.New("the scenario takes too long"))
+		limited, cancel := context.WithTimeoutCause(ctx, s.within(w), errors.New("the scenario takes too long"))
 		note, err := s.do(limited, w)
 		cancel()
 		verdict := "ok  "

@@ -17,6 +17,8 @@ type scenario struct {
 	name   string
 	do     func(ctx context.Context, w *world) (note string, err error)
 	always bool // also when only others are asked for
+	// patience is how long it may take, if not as long as the others.
+	patience func(w *world) time.Duration
 }
 
 var scenarios = []scenario{
@@ -48,6 +50,15 @@ var scenarios = []scenario{
 	{name: "a start without memory says the figures", do: noMemory},
 	{name: "start a PVH guest with a raw disk", do: starting(xenapi.DomainTypePVH)},
 	{name: "clean shutdown of the PVH guest", do: shuttingPVH},
+	{name: "restart of libvirtd, the guest runs on", do: libvirtdRestarts},
+	{name: "libvirtd stops answering, and answers again", do: libvirtdSilent, patience: long},
+	{name: "a domain made behind its back is told of and left alone", do: stranger},
+	{name: "100 failed starts leave nothing", do: failedStarts, patience: long},
+	{name: "a start without its disk leaves nothing", do: noDisk},
+	{name: "kill -9 of libvirtd in the middle of a start", do: libvirtdKilled, patience: long},
+	{name: "five frozen guests don't slow down the others", do: frozenMany, patience: long},
+	{name: "reboot of dom0 starts the VMs that it is to start", do: dom0Reboots, patience: long},
+	{name: "power pulls", do: powerPulls, patience: aPull},
 	{name: "upgrade keeps the state, purge takes it", do: upgrade},
 }
 

@@ -20,6 +20,8 @@ type world struct {
 	*client.Client
 	password string
 	exec     []string
+	machine  []string
+	pulls    int
 	vms      map[string]*guest
 }
 
