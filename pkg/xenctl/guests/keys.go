@@ -41,8 +41,10 @@ var places = [][]string{
 	{"device", "vbd", "*"}, {"device", "vif", "*"},
 }
 
-// survey lists the keys that count, for a guest of which nothing is known yet.
+// survey lists the keys that count, for a guest of which nothing is known yet. Those with a meaning of their own come
+// first, be they there or not: no crowd of others hides them.
 func survey(ctx context.Context, store Store, base string) (found []string, err error) {
+	found = slices.Clone(meaningful)
 	for _, place := range places {
 		folders := []string{""}
 		for _, part := range place {

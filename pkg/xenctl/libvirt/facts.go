@@ -38,15 +38,6 @@ func (f *facts) started(uuid string, id int, at time.Time) {
 	f.byUUID[uuid] = x
 }
 
-// startedAt notes when a domain was made that nobody here saw start.
-func (f *facts) startedAt(uuid string, id int, at time.Time) {
-	f.update(uuid, id, func(x *fact) {
-		if x.startedAt.IsZero() {
-			x.startedAt = at
-		}
-	})
-}
-
 // update changes what is known of one incarnation of a domain and returns it.
 func (f *facts) update(uuid string, id int, change func(*fact)) fact {
 	f.mu.Lock()

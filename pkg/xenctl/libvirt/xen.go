@@ -129,9 +129,7 @@ func (x *Xen) connected() {
 		}
 		for _, d := range all {
 			x.guests.Follow(d.UUID, d.ID)
-			if d.StartedAt.IsZero() {
-				x.facts.startedAt(d.UUID, d.ID, x.startTime(ctx, d.UUID))
-			}
+			x.recall(ctx, d)
 			if d.State == xenctl.StateDying { // its guest rebooted while nobody listened
 				x.stopping(xenctl.Event{Kind: xenctl.EventStopped, UUID: d.UUID, ID: d.ID, Reason: xenctl.StopPoweroff, At: time.Now()})
 			}
@@ -139,14 +137,27 @@ func (x *Xen) connected() {
 	})
 }
 
-// startTime reads when libxl made a domain; zero when that isn't known.
-func (x *Xen) startTime(ctx context.Context, uuid string) time.Time {
-	text, err := x.store.Read(ctx, "/vm/"+uuid+"/start_time")
-	seconds, e := strconv.ParseFloat(text, 64)
-	if err != nil || e != nil {
-		return time.Time{}
+// recall reads what libxl has noted of a domain that was there before: when it was made, and its balloon's target.
+// What can't be read stays unknown.
+func (x *Xen) recall(ctx context.Context, d xenctl.Domain) {
+	number := func(path string) float64 {
+		text, err := x.store.Read(ctx, path)
+		n, e := strconv.ParseFloat(text, 64)
+		if err != nil || e != nil {
+			return 0
+		}
+		return n
 	}
-	return time.UnixMilli(int64(seconds * 1000))
+	made := number("/vm/" + d.UUID + "/start_time")
+	target := number(fmt.Sprintf("/local/domain/%d/memory/target", d.ID))
+	x.facts.update(d.UUID, d.ID, func(f *fact) {
+		if f.startedAt.IsZero() && made > 0 {
+			f.startedAt = time.UnixMilli(int64(made * 1000))
+		}
+		if f.target == 0 {
+			f.target = int64(target) << 10
+		}
+	})
 }
 
 // mine is where a domain's notes of ours lie; they go with the domain.
@@ -158,6 +169,7 @@ func mine(uuid string, parts ...string) string {
 // drives, and how it is scheduled.
 func (x *Xen) complete(ctx context.Context, l *libvirt.Libvirt, dom libvirt.Domain, cfg *xenctl.DomainConfig) error {
 	x.staying(cfg.UUID, int(dom.ID))
+	x.facts.update(cfg.UUID, int(dom.ID), func(f *fact) { f.target = cfg.Memory.TargetBytes })
 	keys := map[string]string{}
 	for key, value := range cfg.Xenstore {
 		keys[fmt.Sprintf("/local/domain/%d/%s", dom.ID, key)] = value
