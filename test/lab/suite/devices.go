@@ -167,7 +167,7 @@ func media(ctx context.Context, w *world) (note string, err error) {
 		}
 		err = errors.Join(err, w.VBD().Destroy(ctx, vbd))
 	}()
-	if g, err = w.running(ctx, xenapi.DomainTypePV); err != nil {
+	if _, err := w.running(ctx, xenapi.DomainTypePV); err != nil {
 		return "", err
 	}
 	from, err := w.mark(ctx, g)

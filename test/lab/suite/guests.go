@@ -178,7 +178,7 @@ func preserved(ctx context.Context, w *world) (note string, err error) {
 	defer func() {
 		err = errors.Join(err, w.VM().SetActionsAfterCrash(ctx, g.ref, xenapi.OnCrashBehaviourDestroy))
 	}()
-	if g, err = w.running(ctx, xenapi.DomainTypePV); err != nil {
+	if _, err := w.running(ctx, xenapi.DomainTypePV); err != nil {
 		return "", err
 	}
 	if err := w.typed(ctx, g, crashLine); err != nil {
@@ -242,7 +242,7 @@ func processors(ctx context.Context, w *world) (note string, err error) {
 		err = errors.Join(err, w.VM().HardShutdown(ctx, g.ref), w.VM().SetVCPUsAtStartup(ctx, g.ref, 1), w.VM().SetVCPUsMax(ctx, g.ref, 1),
 			w.VM().SetVCPUsParams(ctx, g.ref, nil))
 	}()
-	if g, err = w.running(ctx, xenapi.DomainTypePV); err != nil {
+	if _, err := w.running(ctx, xenapi.DomainTypePV); err != nil {
 		return "", err
 	}
 	id, err := w.VM().GetDomid(ctx, g.ref)

@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -23,7 +24,7 @@ import (
 func main() {
 	url := flag.String("url", "", "where the API is")
 	exec := flag.String("exec", "", "the command that runs a shell line in the dom0, given as its last argument")
-	only := flag.String("run", "", "run only the scenarios whose names contain this")
+	only := flag.String("run", "", "run only the scenarios whose names match this regular expression")
 	machine := flag.String("machine", "", "the command that pulls the machine's plug, waits for its end or boots it again, given as its last argument")
 	pulls := flag.Int("pulls", 1, "how often to pull the plug")
 	flag.Parse()
@@ -34,7 +35,7 @@ func main() {
 	}
 	w := &world{password: strings.TrimSpace(password), exec: strings.Fields(*exec), machine: strings.Fields(*machine), pulls: *pulls, vms: map[string]*guest{}}
 	w.Client = client.New(*url, client.Options{TLS: &tls.Config{InsecureSkipVerify: true}}) // self-signed
-	if !w.run(context.Background(), *only) {
+	if !w.run(context.Background(), regexp.MustCompile(*only)) {
 		os.Exit(1)
 	}
 }
@@ -51,10 +52,10 @@ func (s scenario) within(w *world) time.Duration {
 }
 
 // run goes through the scenarios.
-func (w *world) run(ctx context.Context, only string) bool {
+func (w *world) run(ctx context.Context, only *regexp.Regexp) bool {
 	passed, failed, began := 0, 0, time.Now()
 	for _, s := range scenarios {
-		if !strings.Contains(s.name, only) && !s.always {
+		if !only.MatchString(s.name) && !s.always {
 			continue
 		}
 		start := time.Now()
