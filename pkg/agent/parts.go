@@ -23,6 +23,7 @@ import (
 	"xapid/pkg/xenapi"
 	"xapid/pkg/xenctl"
 	"xapid/pkg/xenctl/libvirt"
+	"xapid/pkg/xenctl/pygrub"
 	"xapid/pkg/xenctl/sim"
 	"xapid/pkg/xenctl/xenstore"
 )
@@ -82,6 +83,9 @@ func (a *Agent) hypervisor(machine facts.Facts) (xenctl.Hypervisor, error) {
 			store := xenstore.New("")
 			a.later(func() error { store.Close(); return nil })
 			opts.Shutdown = &xenstore.Shutdown{Store: store}
+			if opts.Bootloader, err = pygrub.New(pygrub.Options{Dir: a.Config.BootDir}); err != nil {
+				return nil, err
+			}
 		}
 		return libvirt.New(opts)
 	}

@@ -20,6 +20,11 @@ func (d *Driver) Create(ctx context.Context, cfg *xenctl.DomainConfig) (xenctl.D
 	if err := cfg.Validate(); err != nil {
 		return xenctl.Domain{}, opError(op, cfg.UUID, err)
 	}
+	cfg, built, err := d.bootFiles(ctx, cfg)
+	if err != nil {
+		return xenctl.Domain{}, opError(op, cfg.UUID, err)
+	}
+	defer built()
 	text, err := DomainXML(d.kind, cfg)
 	if err != nil {
 		return xenctl.Domain{}, opError(op, cfg.UUID, err)

@@ -42,6 +42,10 @@ type Options struct {
 	// the whole of libvirtd for a minute when the guest doesn't answer. Without one such requests are
 	// ErrNotSupported there.
 	Shutdown ShutdownRequester
+
+	// Bootloader reads the disks of PV and PVH guests that have no kernel among dom0's files. Without one such
+	// guests are ErrNotSupported on Xen.
+	Bootloader Bootloader
 }
 
 // ShutdownRequester asks the guest in a domain to power off or to reboot, without waiting for it to do so.
