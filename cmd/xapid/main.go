@@ -1,5 +1,6 @@
 // Command xapid is the host agent. `xapid passwd` gives root of the password
-// file a new password, `xapid version` says which version it is.
+// file a new password, `xapid check` says whether the machine is fit for it,
+// `xapid version` says which version it is.
 package main
 
 import (
@@ -20,7 +21,12 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+	err := run(os.Args[1:])
+	var code exitCode
+	if errors.As(err, &code) {
+		os.Exit(int(code))
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "xapid:", err)
 		os.Exit(1)
 	}
@@ -29,6 +35,9 @@ func main() {
 func run(args []string) error {
 	if len(args) > 0 && args[0] == "passwd" {
 		return passwd(args[1:])
+	}
+	if len(args) > 0 && args[0] == "check" {
+		return check(args[1:], os.Stdout, os.Stderr)
 	}
 	if len(args) == 1 && args[0] == "version" {
 		fmt.Println("xapid", agent.Version(), runtime.Version())

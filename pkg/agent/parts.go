@@ -23,6 +23,7 @@ import (
 	"xapid/pkg/xenapi"
 	"xapid/pkg/xenctl"
 	"xapid/pkg/xenctl/libvirt"
+	"xapid/pkg/xenctl/pygrub"
 	"xapid/pkg/xenctl/sim"
 	"xapid/pkg/xenctl/xenstore"
 )
@@ -80,6 +81,9 @@ func (a *Agent) hypervisor(machine facts.Facts) (xenctl.Hypervisor, error) {
 		opts := libvirt.Options{URI: uri, Socket: socket, Log: a.Log}
 		if !strings.HasPrefix(opts.URI, "xen:") {
 			return libvirt.New(opts)
+		}
+		if opts.Bootloader, err = pygrub.New(pygrub.Options{Dir: a.Config.BootDir}); err != nil {
+			return nil, err
 		}
 		store := xenstore.New("")
 		a.later(func() error { store.Close(); return nil })

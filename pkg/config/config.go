@@ -31,6 +31,7 @@ type Config struct {
 	PasswordFile    string
 	PAMHelper       string
 	ReadyFile       string
+	BootDir         string
 	PluginDir       string
 	LogLevel        string
 	RowCacheMiB     int64
@@ -57,6 +58,7 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.PasswordFile, "password-file", "", "the password file; state-dir/passwords if empty")
 	fs.StringVar(&c.PAMHelper, "pam-helper", "/usr/libexec/xapid/xapid-pam", "the program that asks PAM")
 	fs.StringVar(&c.ReadyFile, "ready-file", "", "file to write the URL and user to once the daemon serves")
+	fs.StringVar(&c.BootDir, "boot-dir", "/var/cache/xapid/boot", "directory for the kernels of guests that are starting, taken out of their disks")
 	fs.StringVar(&c.PluginDir, "plugin-dir", "/etc/xapi.d/plugins", "directory of the plugins that host.call_plugin may run")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 	fs.Int64Var(&c.RowCacheMiB, "row-cache", 64, "MiB of encoded records that are kept")
@@ -72,6 +74,8 @@ const usage = `xapid is a host agent that speaks the XenServer Management API.
 
   xapid [flags]                serve
   xapid passwd [flags] [user]  draw a new password for a user of the password file
+  xapid check [flags] [--json] say whether this dom0 is fit, and what to do where it isn't: ends with 1 on a
+                               failure (a warning is none), with 2 when the flags are wrong
   xapid version                say which version this is
 
 Flags, each also a key of the file that --config names:

@@ -55,11 +55,15 @@ const (
 // order, or a kernel.
 type Boot struct {
 	Kernel, Ramdisk, Cmdline string // files of the host
-	// Bootloader is a program of the host that takes the kernel out of the first disk.
+	// Bootloader is the name of what takes the kernel out of the first disk: BootloaderPygrub, the only one there is.
+	// It never is a path: the program is the host's to choose. Cmdline is added to what the disk says.
 	Bootloader, BootloaderArgs string
 	Firmware                   Firmware // empty means BIOS
 	Order                      []BootDevice
 }
+
+// BootloaderPygrub reads the configurations of GRUB and its like, without running anything of the guest's.
+const BootloaderPygrub = "pygrub"
 
 // Memory is in bytes. The domain can never have more than StaticMaxBytes and starts with TargetBytes.
 type Memory struct {

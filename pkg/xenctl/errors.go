@@ -22,6 +22,8 @@ var (
 	ErrNotEnoughMemory = errors.New("not enough free memory on the host")
 	// ErrBadImage: a file isn't a whole image of a saved domain, or is of another domain.
 	ErrBadImage = errors.New("not a valid image of the saved domain")
+	// ErrBootloader: nothing to boot could be taken out of the domain's disk; the error says why.
+	ErrBootloader = errors.New("the bootloader failed")
 	// ErrRefused: the guest doesn't cooperate: it won't let go of a device or listens to no requests.
 	ErrRefused = errors.New("the guest refused")
 	// ErrTimeout: the call's deadline passed; the outcome is unknown.

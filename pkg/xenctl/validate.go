@@ -87,10 +87,13 @@ func (c *DomainConfig) validateBoot() error {
 			return fmt.Errorf("%w: boot device %q", ErrInvalid, d)
 		}
 	}
-	for _, path := range []string{c.Boot.Kernel, c.Boot.Ramdisk, c.Boot.Bootloader} {
+	for _, path := range []string{c.Boot.Kernel, c.Boot.Ramdisk} {
 		if path != "" && !hostPath(path) {
 			return fmt.Errorf("%w: path %q", ErrInvalid, path)
 		}
+	}
+	if b := c.Boot.Bootloader; b != "" && b != BootloaderPygrub {
+		return fmt.Errorf("%w: bootloader %q: there is only %s", ErrInvalid, b, BootloaderPygrub)
 	}
 	if !printable(c.Boot.Cmdline) || !printable(c.Boot.BootloaderArgs) {
 		return fmt.Errorf("%w: command line", ErrInvalid)

@@ -41,7 +41,9 @@ func (s *VMs) domainConfig(rd db.Reader, p *parts, disks map[xenapi.VBDRef]sm.At
 		}
 	}
 	schedule(&cfg.VCPUs, vm.VCPUsParams)
-	boot(cfg, vm)
+	if err := boot(cfg, p.ref, vm); err != nil {
+		return nil, err
+	}
 	if vm.ActionsAfterCrash == xenapi.OnCrashBehaviourPreserve {
 		cfg.OnCrash = xenctl.CrashPreserve
 	}
@@ -88,7 +90,7 @@ func schedule(v *xenctl.VCPUs, params map[string]string) {
 // bootDevices are the letters of HVM_boot_params:order.
 var bootDevices = map[rune]xenctl.BootDevice{'c': xenctl.BootDisk, 'd': xenctl.BootCDROM, 'n': xenctl.BootNetwork}
 
-func boot(cfg *xenctl.DomainConfig, vm *xenapi.VM) {
+func boot(cfg *xenctl.DomainConfig, ref xenapi.VMRef, vm *xenapi.VM) error {
 	switch domainType(vm) {
 	case xenapi.DomainTypeHVM:
 		cfg.Type = xenctl.TypeHVM
@@ -101,7 +103,7 @@ func boot(cfg *xenctl.DomainConfig, vm *xenapi.VM) {
 				cfg.Boot.Order = append(cfg.Boot.Order, d)
 			}
 		}
-		return
+		return nil
 	case xenapi.DomainTypePVH, xenapi.DomainTypePVInPVH:
 		cfg.Type = xenctl.TypePVH
 	default:
@@ -109,12 +111,19 @@ func boot(cfg *xenctl.DomainConfig, vm *xenapi.VM) {
 	}
 	cfg.Boot.Kernel, cfg.Boot.Ramdisk, cfg.Boot.Cmdline = vm.PVKernel, vm.PVRamdisk, vm.PVArgs
 	if vm.PVKernel == "" {
-		cfg.Boot.Bootloader, cfg.Boot.BootloaderArgs = vm.PVBootloader, vm.PVBootloaderArgs
-		if cfg.Boot.Bootloader == "" || cfg.Boot.Bootloader == "eliloader" {
-			cfg.Boot.Bootloader = "pygrub"
+		known := false
+		if cfg.Boot.Bootloader, known = bootloaders[vm.PVBootloader]; !known {
+			return xenapi.ErrUnknownBootloader(string(ref), vm.PVBootloader)
 		}
+		cfg.Boot.BootloaderArgs = vm.PVBootloaderArgs
 	}
+	return nil
 }
+
+// bootloaders are the ways in which XenServer's users write what takes a kernel out of a guest's disk. eliloader is
+// pygrub for a guest that has been installed.
+var bootloaders = map[string]string{"": xenctl.BootloaderPygrub, "pygrub": xenctl.BootloaderPygrub,
+	"/usr/bin/pygrub": xenctl.BootloaderPygrub, "eliloader": xenctl.BootloaderPygrub}
 
 // maxCPU bounds the processors that a mask may name.
 const maxCPU = 4096

@@ -183,12 +183,23 @@ func hypervisorFault(ref xenapi.VMRef, err error) error {
 			strconv.FormatInt(max(memory.AvailableBytes, 0), 10)), err)
 	case errors.Is(err, xenctl.ErrUnavailable), errors.Is(err, xenctl.ErrTimeout):
 		return errors.Join(xenapi.ErrInternalError("the hypervisor does not answer: "+err.Error()), err)
+	case errors.Is(err, xenctl.ErrBootloader):
+		return errors.Join(xenapi.ErrBootloaderFailed(string(ref), bare(err)), err)
 	case errors.Is(err, xenctl.ErrInvalid):
 		return errors.Join(xenapi.ErrOperationNotAllowed(err.Error()), err)
 	case errors.Is(err, xenctl.ErrNotFound): // it stopped, and its record does not say so yet
 		return errors.Join(xenapi.ErrVMBadPowerState(string(ref), (paused|running).String(), halted.String()), err)
 	}
 	return err
+}
+
+// bare is the cause without the operation that failed.
+func bare(err error) string {
+	var op *xenctl.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	return err.Error()
 }
 
 // recordRunning writes what is true once a VM's domain is there.

@@ -20,6 +20,11 @@ func (d *Driver) Create(ctx context.Context, cfg *xenctl.DomainConfig) (xenctl.D
 	if err := cfg.Validate(); err != nil {
 		return xenctl.Domain{}, opError(op, cfg.UUID, err)
 	}
+	cfg, built, err := d.bootFiles(ctx, cfg)
+	if err != nil {
+		return xenctl.Domain{}, opError(op, cfg.UUID, err)
+	}
+	defer built()
 	if d.kind == KindXen { // whose own error doesn't say what is missing
 		if err := d.onFile(ctx, func() error { return checkBoot(&cfg.Boot) }); err != nil {
 			return xenctl.Domain{}, opError(op, cfg.UUID, err)

@@ -38,6 +38,10 @@ type Options struct {
 	Keepalive time.Duration
 	// BackoffMin and BackoffMax bound the pause between attempts to connect again [100 ms, 5 s].
 	BackoffMin, BackoffMax time.Duration
+
+	// Bootloader reads the disks of PV and PVH guests that have no kernel among dom0's files. Without one such
+	// guests are ErrNotSupported on Xen.
+	Bootloader Bootloader
 }
 
 // Kind is a driver of libvirt.

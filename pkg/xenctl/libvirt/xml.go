@@ -19,10 +19,9 @@ func DomainXML(kind Kind, cfg *xenctl.DomainConfig) (string, error) {
 		Memory:        &libvirtxml.DomainMemory{Value: uint(cfg.Memory.StaticMaxBytes >> 10), Unit: "KiB"},
 		CurrentMemory: &libvirtxml.DomainCurrentMemory{Value: uint(cfg.Memory.TargetBytes >> 10), Unit: "KiB"},
 		VCPU:          &libvirtxml.DomainVCPU{Value: uint(cfg.VCPUs.Max), Current: uint(cfg.VCPUs.AtStart), CPUSet: cpuSet(cfg.VCPUs.Affinity)},
-		Bootloader:    cfg.Boot.Bootloader, BootloaderArgs: cfg.Boot.BootloaderArgs,
-		OS:       osXML(kind, cfg),
-		Features: featuresXML(cfg),
-		Clock:    clockXML(cfg.Platform["timeoffset"]),
+		OS:            osXML(kind, cfg),
+		Features:      featuresXML(cfg),
+		Clock:         clockXML(cfg.Platform["timeoffset"]),
 		// The domain ends whatever its guest does: what happens next is not libvirt's to decide.
 		OnPoweroff: "destroy", OnReboot: "destroy", OnCrash: "destroy",
 		Devices: devicesXML(kind, cfg),

@@ -33,7 +33,7 @@ func block(device, path string) xenctl.Disk {
 // configs are the golden files, by name.
 func configs() map[string]xenctl.DomainConfig {
 	pv := base(xenctl.TypePV)
-	pv.Boot = xenctl.Boot{Bootloader: "/usr/bin/pygrub", BootloaderArgs: "-q"}
+	pv.Boot = xenctl.Boot{Bootloader: "pygrub", BootloaderArgs: "-q"}
 	data, root := block("xvdb", "/dev/vg/data"), block("xvda", "/dev/vg/root")
 	root.Bootable = true
 	pv.Disks = []xenctl.Disk{data, root}
