@@ -43,12 +43,7 @@ func askXenstore(ctx context.Context) error {
 }
 
 func askLibvirt(ctx context.Context, uri, socket string) (version string, err error) {
-	d, err := libvirt.New(libvirt.Options{URI: uri, Socket: socket, Connections: 1})
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, closeWithin(d.Close)) }()
-	info, err := d.Host(ctx)
+	info, err := libvirt.Probe(ctx, libvirt.Options{URI: uri, Socket: socket, Connections: 1})
 	if err != nil {
 		return "", err
 	}

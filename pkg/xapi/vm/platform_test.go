@@ -15,6 +15,7 @@ import (
 	"xapid/pkg/xenctl"
 	"xapid/pkg/xenctl/libvirt"
 	"xapid/pkg/xenctl/sim"
+	"xapid/pkg/xenctl/xenstore"
 )
 
 // platform is what a world has its guests on.
@@ -57,11 +58,24 @@ func (simulated) domains(ctx context.Context, h xenctl.Hypervisor) (map[string]b
 type realXen struct{}
 
 func (realXen) connect(ctx context.Context, _ string, log *slog.Logger) (xenctl.Hypervisor, error) {
-	h, err := libvirt.New(libvirt.Options{URI: "xen:///system", Log: log})
+	store := xenstore.New("")
+	h, err := libvirt.NewXen(libvirt.XenOptions{Options: libvirt.Options{Log: log}, Store: store})
 	if err != nil {
 		return nil, err
 	}
-	return h, h.Ready(ctx)
+	return xenHost{h, store}, h.Ready(ctx)
+}
+
+// xenHost closes its client of xenstore, too.
+type xenHost struct {
+	*libvirt.Xen
+	store *xenstore.Client
+}
+
+func (h xenHost) Close(ctx context.Context) error {
+	err := h.Xen.Close(ctx)
+	h.store.Close()
+	return err
 }
 
 func (realXen) guest(rec *xenapi.VM) {

@@ -90,6 +90,22 @@ func New(opts Options) (*Driver, error) {
 	return d, err
 }
 
+// Probe asks a libvirtd, of whichever driver, what it runs on. It touches no domain and listens to no events.
+func Probe(ctx context.Context, opts Options) (host xenctl.HostInfo, err error) {
+	kind, err := kindOf(opts.URI)
+	if err != nil {
+		return host, err
+	}
+	d, err := newDriver(opts, kind)
+	if err != nil {
+		return host, err
+	}
+	d.stop = func() {}
+	close(d.done) // nothing was started that Close could wait for
+	defer func() { err = errors.Join(err, d.Close(ctx)) }()
+	return d.Host(ctx)
+}
+
 func newDriver(opts Options, want Kind) (*Driver, error) {
 	if opts.URI == "" {
 		opts.URI = defaultURIs[want]

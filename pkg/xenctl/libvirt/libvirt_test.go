@@ -231,6 +231,9 @@ func TestNoLibvirtd(t *testing.T) {
 	if _, err := d.Host(soon(t)); !errors.Is(err, xenctl.ErrClosed) {
 		t.Errorf("host after close: %v", err)
 	}
+	if _, err := libvirt.Probe(soon(t), libvirt.Options{URI: "xen:///system", Socket: t.TempDir() + "/nothing"}); !errors.Is(err, xenctl.ErrUnavailable) {
+		t.Errorf("probe: %v", err)
+	}
 	if _, err := libvirt.New(libvirt.Options{URI: "qemu:///system"}); err == nil {
 		t.Error("a driver that isn't known was accepted")
 	}
@@ -251,6 +254,14 @@ func TestCloseEndsCalls(t *testing.T) {
 	}
 	if err := <-result; !errors.Is(err, xenctl.ErrClosed) {
 		t.Errorf("a call under way: %v", err)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	server := libvirtd.Start(t)
+	host, err := libvirt.Probe(soon(t), libvirt.Options{URI: libvirtd.URI, Socket: server.Socket})
+	if err != nil || host.Hypervisor.Name != "test" || host.CPU.Count < 1 {
+		t.Errorf("%+v, %v", host, err)
 	}
 }
 

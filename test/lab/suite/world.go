@@ -81,28 +81,58 @@ func (w *world) make(ctx context.Context, kind xenapi.DomainType) (*guest, error
 	if g := w.vms[name]; g != nil {
 		return g, nil
 	}
-	r := xenapi.NewVM()
-	r.NameLabel, r.DomainType = name, kind
-	r.MemoryStaticMin, r.MemoryDynamicMin, r.MemoryDynamicMax, r.MemoryStaticMax = 64*mib, 160*mib, 160*mib, 160*mib
-	r.VCPUsMax, r.VCPUsAtStartup, r.HVMShadowMultiplier = 1, 1, 1
-	r.PVKernel, r.PVRamdisk, r.PVArgs = "/lab/guest/vmlinux", "/lab/guest/initrd", "console=hvc0 quiet mitigations=off"
-	r.ActionsAfterShutdown, r.ActionsAfterReboot = xenapi.OnNormalExitDestroy, xenapi.OnNormalExitRestart
-	r.ActionsAfterCrash = xenapi.OnCrashBehaviourDestroy
-	ref, err := w.VM().Create(ctx, r)
+	r := w.record(name)
+	r.DomainType = kind
+	g, err := w.created(ctx, r)
 	if err != nil {
-		return nil, fmt.Errorf("VM.create: %w", err)
+		return nil, err
 	}
-	g := &guest{name: name, ref: ref}
 	w.vms[name] = g
 	if g.vdi, err = w.rawDisk(ctx, name+" disk", diskBytes); err != nil {
 		return nil, err
 	}
 	vbd := xenapi.NewVBD()
-	vbd.VM, vbd.VDI, vbd.Userdevice, vbd.Mode, vbd.Type = ref, g.vdi, "0", xenapi.VBDModeRW, xenapi.VBDTypeDisk
+	vbd.VM, vbd.VDI, vbd.Userdevice, vbd.Mode, vbd.Type = g.ref, g.vdi, "0", xenapi.VBDModeRW, xenapi.VBDTypeDisk
 	if _, err := w.VBD().Create(ctx, vbd); err != nil {
 		return nil, fmt.Errorf("VBD.create: %w", err)
 	}
 	return g, nil
+}
+
+// record describes a VM whose guest is the lab's.
+func (w *world) record(name string) *xenapi.VM {
+	r := xenapi.NewVM()
+	r.NameLabel = name
+	r.MemoryStaticMin, r.MemoryDynamicMin, r.MemoryDynamicMax, r.MemoryStaticMax = 64*mib, 160*mib, 160*mib, 160*mib
+	r.VCPUsMax, r.VCPUsAtStartup, r.HVMShadowMultiplier = 1, 1, 1
+	r.PVKernel, r.PVRamdisk, r.PVArgs = "/lab/guest/vmlinux", "/lab/guest/initrd", "console=hvc0 quiet mitigations=off"
+	r.ActionsAfterShutdown, r.ActionsAfterReboot = xenapi.OnNormalExitDestroy, xenapi.OnNormalExitRestart
+	r.ActionsAfterCrash = xenapi.OnCrashBehaviourDestroy
+	return r
+}
+
+// created makes a VM without devices.
+func (w *world) created(ctx context.Context, r *xenapi.VM) (*guest, error) {
+	ref, err := w.VM().Create(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("VM.create: %w", err)
+	}
+	return &guest{name: r.NameLabel, ref: ref}, nil
+}
+
+// forget destroys a VM and its disk.
+func (w *world) forget(ctx context.Context, g *guest) error {
+	state, err := w.VM().GetPowerState(ctx, g.ref)
+	if err == nil && state != xenapi.VMPowerStateHalted {
+		err = w.VM().HardShutdown(ctx, g.ref)
+	}
+	if err == nil {
+		err = w.VM().Destroy(ctx, g.ref)
+	}
+	if err == nil && g.vdi != "" {
+		err = w.VDI().Destroy(ctx, g.vdi)
+	}
+	return err
 }
 
 // rawDisk makes a disk on the default SR.
@@ -177,7 +207,12 @@ func (w *world) mark(ctx context.Context, g *guest) (bytes int, err error) {
 
 // says waits until the guest's console has a text after a mark.
 func (w *world) says(ctx context.Context, g *guest, after int, text string) error {
-	return eventually(ctx, "on the console: "+text, time.Minute, func() (bool, error) {
+	return w.hears(ctx, g, after, text, time.Minute)
+}
+
+// hears is says with a patience of its own.
+func (w *world) hears(ctx context.Context, g *guest, after int, text string, within time.Duration) error {
+	return eventually(ctx, "on the console: "+text, within, func() (bool, error) {
 		log, err := w.console(ctx, g)
 		if err != nil {
 			return false, err
