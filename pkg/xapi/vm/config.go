@@ -94,7 +94,7 @@ func boot(cfg *xenctl.DomainConfig, ref xenapi.VMRef, vm *xenapi.VM) error {
 	switch domainType(vm) {
 	case xenapi.DomainTypeHVM:
 		cfg.Type = xenctl.TypeHVM
-		cfg.Graphics = &xenctl.Graphics{}
+		cfg.Graphics = &xenctl.Graphics{VideoMiB: videoMiB(vm.Platform["videoram"])}
 		if vm.HVMBootParams["firmware"] == "uefi" {
 			cfg.Boot.Firmware = xenctl.FirmwareUEFI
 		}
@@ -118,6 +118,19 @@ func boot(cfg *xenctl.DomainConfig, ref xenapi.VMRef, vm *xenapi.VM) error {
 		cfg.Boot.BootloaderArgs = vm.PVBootloaderArgs
 	}
 	return nil
+}
+
+// mostVideoMiB is the most that a video card can have.
+const mostVideoMiB = 256
+
+// videoMiB reads platform:videoram; what is no such number is the
+// hypervisor's default.
+func videoMiB(text string) int {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > mostVideoMiB {
+		return 0
+	}
+	return n
 }
 
 // bootloaders are the ways in which XenServer's users write what takes a kernel out of a guest's disk. eliloader is

@@ -185,7 +185,7 @@ func hypervisorFault(ref xenapi.VMRef, err error) error {
 		return errors.Join(xenapi.ErrInternalError("the hypervisor does not answer: "+err.Error()), err)
 	case errors.Is(err, xenctl.ErrBootloader):
 		return errors.Join(xenapi.ErrBootloaderFailed(string(ref), bare(err)), err)
-	case errors.Is(err, xenctl.ErrInvalid):
+	case errors.Is(err, xenctl.ErrInvalid), errors.Is(err, xenctl.ErrNotSupported):
 		return errors.Join(xenapi.ErrOperationNotAllowed(err.Error()), err)
 	case errors.Is(err, xenctl.ErrNotFound): // it stopped, and its record does not say so yet
 		return errors.Join(xenapi.ErrVMBadPowerState(string(ref), (paused|running).String(), halted.String()), err)

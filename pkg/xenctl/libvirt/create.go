@@ -135,7 +135,7 @@ func overhead(cfg *xenctl.DomainConfig) int64 {
 		bytes += 4096 * (256*int64(cfg.VCPUs.Max) + 2*(cfg.Memory.StaticMaxBytes/mib))
 	}
 	if cfg.Graphics != nil {
-		bytes += int64(max(8, cfg.Graphics.VideoMiB)) * mib
+		bytes += int64(max(videoMiB, cfg.Graphics.VideoMiB)) * mib
 	}
 	return bytes
 }

@@ -30,10 +30,21 @@ func devicesXML(kind Kind, cfg *xenctl.DomainConfig) *libvirtxml.DomainDeviceLis
 		list.Graphics = []libvirtxml.DomainGraphic{graphicsXML(cfg.Graphics)}
 		list.Inputs = []libvirtxml.DomainInput{{Type: "tablet", Bus: "usb"}}
 		list.Videos = []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{
-			Type: "vga", VRam: uint(max(8, cfg.Graphics.VideoMiB)) << 10,
+			Type: videoCard(cfg.Platform["vga"]), VRam: uint(max(videoMiB, cfg.Graphics.VideoMiB)) << 10,
 		}}}
 	}
 	return list
+}
+
+// videoMiB is the least that libvirt's Xen driver takes for a VGA card.
+const videoMiB = 16
+
+// videoCard is XenServer's platform:vga in libvirt's words.
+func videoCard(vga string) string {
+	if vga == "cirrus" {
+		return "cirrus"
+	}
+	return "vga"
 }
 
 // bare says that a drive is one which Xen has no device for: paravirtual guests have no drives, so that a medium
