@@ -101,7 +101,7 @@ func believe(text, out, work string, uid int) (boot xenctl.Boot, err error) {
 
 // take makes a file that pygrub left in dir the daemon's own, at a new path.
 func take(path, dir, to string, uid int) (string, error) {
-	if filepath.Dir(path) != dir || !leftNames.MatchString(filepath.Base(path)) {
+	if path != filepath.Join(dir, filepath.Base(path)) || !leftNames.MatchString(filepath.Base(path)) {
 		return "", fmt.Errorf("pygrub names %q, which is not where it writes", shorten(path))
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
