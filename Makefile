@@ -10,7 +10,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
 DEB  := dist/xapid_$(VERSION)_amd64.deb
 
-.PHONY: help run setup-build build setup generate generate-check lint test race fuzz e2e coverage-api bench lab-bench package lab lab-pulls lab-shell clean
+.PHONY: help run setup-build build setup generate generate-check lint test race fuzz e2e coverage-api bench lab-bench package lab lab-pulls lab-uefi lab-shell clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -ts $$'\t'
@@ -73,6 +73,9 @@ lab: package ## the package on real Xen in a virtual machine, driven from outsid
 lab-pulls: PULLS = 100
 lab-pulls: package ## the plug of that machine is pulled, PULLS times (100)
 	@test/lab/lab.sh pulls $(DEB) $(PULLS)
+
+lab-uefi: package ## a guest that boots by UEFI there (minutes)
+	@test/lab/lab.sh uefi $(DEB)
 
 lab-shell: package ## the same virtual machine with a prompt
 	@test/lab/lab.sh shell $(DEB)

@@ -1,16 +1,18 @@
 #!/bin/bash
 # lab.sh suite DEB N   installs DEB in a fresh dom0 and runs the end-to-end suite against it, with N power pulls
 # lab.sh pulls DEB N   runs only those
+# lab.sh uefi DEB      boots a guest by UEFI, which takes too long for the suite
 # lab.sh shell DEB     installs it, gives a shell in dom0 and stops dom0 at its end
 # Called by `make lab`, `make lab-pulls`, `make lab-shell` and CI. Ends with 77,
 # and a line that says why, where there is no QEMU to be had.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-usage="usage: lab.sh suite|pulls DEB N, or lab.sh shell DEB"
+usage="usage: lab.sh suite|pulls DEB N, or lab.sh uefi|shell DEB"
 what=${1:-} deb=${2:-} pulls=${3:-1} only=
 case $what in
 suite) ;;
 pulls) only="power pulls" ;;
+uefi) only="UEFI" ;;
 shell) ;;
 *) die "$usage" ;;
 esac

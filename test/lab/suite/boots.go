@@ -10,8 +10,12 @@ import (
 	"xapid/pkg/xenapi"
 )
 
-// hvm boots a machine with emulated hardware from a CD, by its firmware's order. Under emulation that takes minutes.
-func hvm(ctx context.Context, w *world) (note string, err error) {
+// hvm boots a machine with emulated hardware from a CD, by the order of a firmware. Under emulation that takes minutes.
+func hvm(firmware string) func(context.Context, *world) (string, error) {
+	return func(ctx context.Context, w *world) (string, error) { return w.bootsHVM(ctx, firmware) }
+}
+
+func (w *world) bootsHVM(ctx context.Context, firmware string) (note string, err error) {
 	iso, err := w.library(ctx)
 	if err != nil {
 		return "", err
@@ -21,9 +25,9 @@ func hvm(ctx context.Context, w *world) (note string, err error) {
 			return "", err
 		}
 	}
-	r := w.record("lab-hvm")
+	r := w.record("lab-hvm-" + firmware)
 	r.DomainType, r.HVMBootPolicy = xenapi.DomainTypeHVM, "BIOS order"
-	r.HVMBootParams = map[string]string{"order": "d", "firmware": "bios"}
+	r.HVMBootParams = map[string]string{"order": "d", "firmware": firmware}
 	r.Platform = map[string]string{"acpi": "1", "apic": "true", "pae": "true", "device-model": "/bin/false", "vga": "std"}
 	r.PVKernel, r.PVRamdisk, r.PVArgs = "", "", ""
 	g, err := w.created(ctx, r)

@@ -17,6 +17,7 @@ type scenario struct {
 	name   string
 	do     func(ctx context.Context, w *world) (note string, err error)
 	always bool // also when only others are asked for
+	asked  bool // only when it is asked for
 	// patience is how long it may take, if not as long as the others.
 	patience func(w *world) time.Duration
 }
@@ -52,7 +53,8 @@ var scenarios = []scenario{
 	{name: "clean shutdown of the PVH guest", do: shuttingPVH},
 	{name: "a PV guest boots by pygrub", do: pygrub(xenapi.DomainTypePV)},
 	{name: "a PVH guest boots by pygrub", do: pygrub(xenapi.DomainTypePVH)},
-	{name: "an HVM guest boots from a CD by BIOS", do: hvm, patience: long},
+	{name: "an HVM guest boots from a CD by BIOS", do: hvm("bios"), patience: long},
+	{name: "an HVM guest boots from a CD by UEFI", do: hvm("uefi"), patience: long, asked: true},
 	{name: "xapid check", do: checked},
 	{name: "restart of libvirtd, the guest runs on", do: libvirtdRestarts},
 	{name: "libvirtd stops answering, and answers again", do: libvirtdSilent, patience: long},
