@@ -3,6 +3,7 @@
 # lab.sh pulls DEB N   runs only those
 # lab.sh uefi DEB      boots a guest by UEFI, which takes too long for the suite
 # lab.sh shell DEB     installs it, gives a shell in dom0 and stops dom0 at its end
+# The scenarios that match $LAB_SKIP are left out, and named.
 # Called by `make lab`, `make lab-pulls`, `make lab-shell` and CI. Ends with 77,
 # and a line that says why, where there is no QEMU to be had.
 set -euo pipefail
@@ -133,4 +134,4 @@ if [[ $what = suite ]]; then
 fi
 go build -o "$(vm_dir "$name")/suite" "$lab_dir/suite"
 "$(vm_dir "$name")/suite" -url "https://127.0.0.1:$port" -exec "$lab_dir/exec.sh $name" -machine "$lab_dir/machine.sh $name" \
-	-pulls "$pulls" -run "$only" <<<"$password"
+	-pulls "$pulls" -run "$only" -skip "${LAB_SKIP:-^\$}" <<<"$password"
