@@ -111,6 +111,10 @@ func (d *Driver) make(ctx context.Context, op string, cfg *xenctl.DomainConfig, 
 func (d *Driver) build(ctx context.Context, l *libvirt.Libvirt, cfg *xenctl.DomainConfig, how func(*libvirt.Libvirt, *xenctl.DomainConfig) error) (xenctl.Domain, error) {
 	ready := cfg
 	if d.xen != nil {
+		defer d.xen.making(cfg.UUID)()
+		if err := d.xen.sweep(ctx, l, cfg.UUID); err != nil {
+			return xenctl.Domain{}, err
+		}
 		var err error
 		if ready, err = d.xen.stageAll(cfg); err != nil {
 			return xenctl.Domain{}, err

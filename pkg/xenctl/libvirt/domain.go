@@ -200,8 +200,8 @@ func (d *Driver) List(ctx context.Context) (all []xenctl.Domain, err error) {
 				continue
 			}
 			one, err := d.describe(l, dom)
-			if errors.Is(opError("", "", err), xenctl.ErrNotFound) {
-				continue // it ended since
+			if err != nil && vanished(l, dom) {
+				continue
 			}
 			if err != nil {
 				return err
@@ -213,6 +213,13 @@ func (d *Driver) List(ctx context.Context) (all []xenctl.Domain, err error) {
 		return nil
 	})
 	return all, err
+}
+
+// vanished says whether a domain that was listed has ended since. Its error alone doesn't tell: of one that libxl
+// can't find, libvirt says that something internal failed.
+func vanished(l *libvirt.Libvirt, dom libvirt.Domain) bool {
+	now, err := lookup(l, formatUUID(dom.UUID))
+	return errors.Is(opError("", "", err), xenctl.ErrNotFound) || err == nil && now.ID != dom.ID
 }
 
 // describe asks for what is known of a domain.

@@ -14,12 +14,11 @@ import (
 func (d *Driver) watch(ctx context.Context, dial dialer) {
 	pause := d.opts.BackoffMin
 	for {
-		began := time.Now()
-		err := d.watchOnce(ctx, dial)
+		stood, err := d.watchOnce(ctx, dial)
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > d.opts.BackoffMax {
+		if stood > d.opts.BackoffMax {
 			pause = d.opts.BackoffMin
 		}
 		d.log.Warn("no connection for events", "error", err, "again_in", pause)
@@ -32,13 +31,13 @@ func (d *Driver) watch(ctx context.Context, dial dialer) {
 	}
 }
 
-// watchOnce makes a connection and hands on its events until it breaks.
-func (d *Driver) watchOnce(ctx context.Context, dial dialer) error {
+// watchOnce makes a connection and hands on its events until it breaks. It says how long the connection stood.
+func (d *Driver) watchOnce(ctx context.Context, dial dialer) (stood time.Duration, err error) {
 	dialing, cancel := context.WithTimeout(ctx, d.opts.Keepalive)
 	defer cancel()
 	c, err := dial.dial(dialing)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// The subscription lives as long as the connection; its goroutine ends when the channel is drained.
 	var events <-chan libvirt.DomainEventLifecycleMsg
@@ -54,11 +53,13 @@ func (d *Driver) watchOnce(ctx context.Context, dial dialer) error {
 		}
 	}()
 	if err != nil {
-		return err
+		return 0, err
 	}
+	began := time.Now()
 	d.connected()
 	defer d.disconnected()
-	return d.deliver(ctx, c, events)
+	err = d.deliver(ctx, c, events)
+	return time.Since(began), err
 }
 
 // deliver hands on events, and asks from time to time whether libvirtd is still there.

@@ -30,8 +30,8 @@ func (d *Driver) Stats(ctx context.Context) (all []xenctl.DomainStats, err error
 				continue
 			}
 			s, err := measure(l, dom)
-			if errors.Is(opError("", "", err), xenctl.ErrNotFound) || errors.Is(opError("", "", err), xenctl.ErrBadState) {
-				continue // it ended since
+			if err != nil && vanished(l, dom) {
+				continue
 			}
 			if err != nil {
 				return err

@@ -32,6 +32,8 @@ type XenOptions struct {
 	// Sys is the kernel's sysfs [/sys], where back ends count traffic. Run is where the links to domains' disks lie
 	// [/run/xapid/disks].
 	Sys, Run string
+	// Destroy ends a domain that libvirt has lost, by its number [xl destroy].
+	Destroy func(ctx context.Context, domid int) error
 }
 
 // Xen is libvirt's Xen driver, completed by xenstore. It implements xenctl.Hypervisor and all capabilities.
@@ -50,6 +52,9 @@ type Xen struct {
 	mu    sync.Mutex
 	ended map[string]ending // domains whose stop is told, or being found out
 	disks map[string]*staged
+	made  map[string]int // domains that are being made, by how many calls
+
+	destroy func(ctx context.Context, domid int) error
 }
 
 var (
@@ -74,8 +79,11 @@ func NewXen(opts XenOptions) (*Xen, error) {
 	setDefault(&opts.Sys, "/sys")
 	setDefault(&opts.Run, "/run/xapid/disks")
 	x := &Xen{Driver: d, store: opts.Store, patience: opts.ReleasePatience, sys: opts.Sys, run: opts.Run,
-		ended: map[string]ending{}, disks: map[string]*staged{},
+		ended: map[string]ending{}, disks: map[string]*staged{}, made: map[string]int{}, destroy: opts.Destroy,
 		shutdown: xenstore.Shutdown{Store: opts.Store, Patience: opts.ShutdownPatience}}
+	if x.destroy == nil {
+		x.destroy = xlDestroy
+	}
 	x.ctx, x.stop = context.WithCancel(context.Background())
 	x.guests = guests.New(guests.Options{Store: opts.Store, Log: d.log, Pace: opts.Pace, Changed: func(uuid string, id int) {
 		d.feed.Publish(xenctl.Event{Kind: xenctl.EventGuestChanged, UUID: uuid, ID: id, At: time.Now()})
@@ -123,9 +131,11 @@ func (x *Xen) note(e xenctl.Event) {
 func (x *Xen) connected() {
 	x.later(func(ctx context.Context) {
 		all, err := x.List(ctx)
+		if err == nil {
+			err = x.sweepAll(ctx)
+		}
 		if err != nil {
-			x.log.Warn("the domains that are there can't be listed", "error", err)
-			return
+			x.log.Warn("the domains that are there can't be looked at", "error", err)
 		}
 		for _, d := range all {
 			x.guests.Follow(d.UUID, d.ID)
@@ -170,7 +180,7 @@ func mine(uuid string, parts ...string) string {
 func (x *Xen) complete(ctx context.Context, l *libvirt.Libvirt, dom libvirt.Domain, cfg *xenctl.DomainConfig) error {
 	x.staying(cfg.UUID, int(dom.ID))
 	x.facts.update(cfg.UUID, int(dom.ID), func(f *fact) { f.target = cfg.Memory.TargetBytes })
-	keys := map[string]string{}
+	keys := map[string]string{mine(cfg.UUID, "complete"): "1"}
 	for key, value := range cfg.Xenstore {
 		keys[fmt.Sprintf("/local/domain/%d/%s", dom.ID, key)] = value
 	}
@@ -182,18 +192,16 @@ func (x *Xen) complete(ctx context.Context, l *libvirt.Libvirt, dom libvirt.Doma
 			keys[mine(cfg.UUID, "drive", disk.Device)] = disk.Source.Path
 		}
 	}
-	if len(keys) > 0 {
-		err := x.store.Update(ctx, func(tx xenstore.Tx) error {
-			for path, value := range keys {
-				if err := tx.Write(ctx, path, value); err != nil {
-					return err
-				}
+	err := x.store.Update(ctx, func(tx xenstore.Tx) error {
+		for path, value := range keys {
+			if err := tx.Write(ctx, path, value); err != nil {
+				return err
 			}
-			return nil
-		})
-		if err != nil {
-			return local(fmt.Errorf("xenstore: %w", err))
 		}
+		return nil
+	})
+	if err != nil {
+		return local(fmt.Errorf("xenstore: %w", err))
 	}
 	if cfg.VCPUs.CapPercent > 0 {
 		return schedule(l, dom, cfg.VCPUs.Weight, cfg.VCPUs.CapPercent)
@@ -278,44 +286,6 @@ func sameDomain(ctx context.Context, tx xenstore.Tx, dom xenctl.Domain) error {
 		return fmt.Errorf("%w: domain %d is not %s", xenctl.ErrNotFound, dom.ID, dom.UUID)
 	}
 	return err
-}
-
-// Foreign implements xenctl.Surveyor.
-func (x *Xen) Foreign(ctx context.Context) ([]xenctl.Domain, error) {
-	const op = "survey"
-	names, err := x.store.List(ctx, "/local/domain")
-	if err != nil {
-		return nil, opError(op, "", err)
-	}
-	known, err := x.List(ctx) // after the names: what it lacks was there before, and isn't libvirt's
-	if err != nil {
-		return nil, err
-	}
-	own := map[int]bool{0: true}
-	for _, d := range known {
-		own[d.ID] = true
-	}
-	var all []xenctl.Domain
-	for _, name := range names {
-		id, err := strconv.Atoi(name)
-		if err != nil || own[id] {
-			continue
-		}
-		base := "/local/domain/" + name
-		vm, err := x.store.Read(ctx, base+"/vm")
-		if errors.Is(err, xenstore.ErrNotFound) {
-			continue // it has gone
-		}
-		if err != nil {
-			return nil, opError(op, "", err)
-		}
-		label, err := x.store.Read(ctx, base+"/name")
-		if err != nil && !errors.Is(err, xenstore.ErrNotFound) {
-			return nil, opError(op, "", err)
-		}
-		all = append(all, xenctl.Domain{UUID: strings.TrimPrefix(vm, "/vm/"), ID: id, Name: label})
-	}
-	return all, nil
 }
 
 // readCounter reads a number that the kernel keeps; one that isn't there counts as 0.
