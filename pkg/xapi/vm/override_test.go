@@ -133,3 +133,14 @@ func TestReconcileBesideStarts(t *testing.T) {
 	w.until(ref, "at rest", func(vm *xenapi.VM) bool { return len(vm.CurrentOperations) == 0 })
 	w.agree("after starts beside Reconcile")
 }
+
+// TestPausedBehindItsBack pauses a guest and lets it go on with another tool.
+func TestPausedBehindItsBack(t *testing.T) {
+	w := newWorld(t)
+	ref := w.running()
+	uuid := db.Find(w.env.DB.View(), ref).UUID
+	w.ok(w.env.Node.Hypervisor.Pause(w.ctx, uuid))
+	w.until(ref, "paused", func(vm *xenapi.VM) bool { return vm.PowerState == xenapi.VMPowerStatePaused })
+	w.ok(w.env.Node.Hypervisor.Unpause(w.ctx, uuid))
+	w.until(ref, "running", func(vm *xenapi.VM) bool { return vm.PowerState == xenapi.VMPowerStateRunning })
+}

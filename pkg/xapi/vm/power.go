@@ -175,9 +175,10 @@ func (s *VMs) destroyDomain(ctx context.Context, uuid string) error {
 // hypervisorFault makes the hypervisor's errors those of the API.
 func hypervisorFault(ref xenapi.VMRef, err error) error {
 	var memory *xenctl.MemoryError
+	var op *xenctl.OpError
 	switch {
-	case err == nil:
-		return nil
+	case err == nil, errors.Is(err, context.Canceled):
+		return err
 	case errors.As(err, &memory):
 		return errors.Join(xenapi.ErrHostNotEnoughFreeMemory(strconv.FormatInt(memory.NeededBytes, 10),
 			strconv.FormatInt(max(memory.AvailableBytes, 0), 10)), err)
@@ -189,6 +190,8 @@ func hypervisorFault(ref xenapi.VMRef, err error) error {
 		return errors.Join(xenapi.ErrOperationNotAllowed(err.Error()), err)
 	case errors.Is(err, xenctl.ErrNotFound): // it stopped, and its record does not say so yet
 		return errors.Join(xenapi.ErrVMBadPowerState(string(ref), (paused|running).String(), halted.String()), err)
+	case errors.As(err, &op):
+		return errors.Join(xenapi.ErrInternalError("the hypervisor: "+err.Error()), err)
 	}
 	return err
 }

@@ -75,8 +75,28 @@ func (s *VMs) dispatch(ctx context.Context, wg *sync.WaitGroup, e xenctl.Event) 
 		if !s.awaited(e) {
 			wg.Go(func() { s.stopped(ctx, e) })
 		}
+	case xenctl.EventPaused, xenctl.EventResumed:
+		if ref := s.byUUID(e.UUID); ref != "" && s.settled.Load() {
+			wg.Go(func() { s.follow(ctx, ref) })
+		}
 	case xenctl.EventGuestChanged, xenctl.EventBalloonChanged:
 		wg.Go(func() { s.refreshGuest(ctx, e.UUID) })
+	}
+}
+
+// follow brings the record of a VM up to date that somebody has paused or let
+// go on behind the agent's back. Most such events are of the agent's own doing.
+func (s *VMs) follow(ctx context.Context, ref xenapi.VMRef) {
+	vm := db.Find(s.Env.DB.View(), ref)
+	if vm == nil || atWork(vm) || !up(vm) {
+		return
+	}
+	d, err := s.Env.Node.Hypervisor.Lookup(ctx, vm.UUID)
+	if err != nil || agrees(vm, d) {
+		return // it has gone, of which another event tells, or all is well
+	}
+	if err := s.reconcileOne(ctx, ref, leftover{}); err != nil && ctx.Err() == nil {
+		s.Env.Log.Warn("a VM is not brought up to date after an event", "vm", ref, "error", err)
 	}
 }
 
