@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/digitalocean/go-libvirt"
-	"libvirt.org/go/libvirtxml"
 
 	"xapid/pkg/xenctl"
 )
@@ -51,19 +50,17 @@ func (x *Xen) OpenConsole(ctx context.Context, uuid string) (io.ReadWriteCloser,
 
 // console is an open console: what the guest writes comes through one pipe, what is typed goes through the other.
 type console struct {
-	conn        *conn
-	out         *io.PipeReader // what the guest has written
-	outEnd      *io.PipeWriter
-	typed       *io.PipeWriter
-	typedEnd    *io.PipeReader
-	once        sync.Once
-	closed      chan struct{}
-	readerGone  error
-	consoleGone error
+	conn     *conn
+	out      *io.PipeReader // what the guest has written
+	outEnd   *io.PipeWriter
+	typed    *io.PipeWriter
+	typedEnd *io.PipeReader
+	once     sync.Once
+	closed   chan struct{}
 }
 
 func newConsole(c *conn) *console {
-	s := &console{conn: c, closed: make(chan struct{}), readerGone: io.ErrClosedPipe, consoleGone: io.EOF}
+	s := &console{conn: c, closed: make(chan struct{})}
 	s.out, s.outEnd = io.Pipe()
 	s.typedEnd, s.typed = io.Pipe()
 	return s
@@ -89,7 +86,7 @@ func (s *console) run(ctx context.Context, dom libvirt.Domain) {
 	case <-s.conn.wire.dead:
 	}
 	s.conn.wire.kill()
-	s.outEnd.CloseWithError(s.readerGone)
+	s.outEnd.CloseWithError(io.ErrClosedPipe)
 	s.typedEnd.CloseWithError(io.ErrClosedPipe)
 	<-ended
 }
@@ -109,13 +106,9 @@ func (s *console) Close() error {
 // VNCAddress implements xenctl.VNCer.
 func (x *Xen) VNCAddress(ctx context.Context, uuid string) (network, address string, err error) {
 	err = x.quickly(ctx, "find vnc", uuid, func(l *libvirt.Libvirt, dom libvirt.Domain) error {
-		text, err := l.DomainGetXMLDesc(dom, 0)
+		described, err := description(l, dom)
 		if err != nil {
 			return err
-		}
-		described := new(libvirtxml.Domain)
-		if err := described.Unmarshal(text); err != nil {
-			return local(err)
 		}
 		for _, g := range described.Devices.Graphics {
 			if g.VNC != nil && g.VNC.Port > 0 {

@@ -255,7 +255,7 @@ func (x *Xen) WriteXenstore(ctx context.Context, uuid string, data map[string]*s
 	}
 	base := fmt.Sprintf("/local/domain/%d/", dom.ID)
 	return opError(op, uuid, x.store.Update(ctx, func(tx xenstore.Tx) error {
-		if err := sameDomain(ctx, tx, dom); err != nil {
+		if err := tx.Check(ctx, dom); err != nil {
 			return err
 		}
 		for key, value := range data {
@@ -276,16 +276,6 @@ func set(ctx context.Context, tx xenstore.Tx, path string, value *string) error 
 		return err
 	}
 	return nil
-}
-
-// sameDomain makes sure that a domain's part of xenstore is still its own: keys below one that has gone would be
-// removed by nobody.
-func sameDomain(ctx context.Context, tx xenstore.Tx, dom xenctl.Domain) error {
-	owner, err := tx.Read(ctx, fmt.Sprintf("/local/domain/%d/vm", dom.ID))
-	if errors.Is(err, xenstore.ErrNotFound) || err == nil && !strings.HasSuffix(owner, dom.UUID) {
-		return fmt.Errorf("%w: domain %d is not %s", xenctl.ErrNotFound, dom.ID, dom.UUID)
-	}
-	return err
 }
 
 // readCounter reads a number that the kernel keeps; one that isn't there counts as 0.

@@ -30,16 +30,25 @@ func (x *Xen) onDevices(ctx context.Context, op, uuid string, f func(context.Con
 		if now != xenctl.StateRunning && now != xenctl.StatePaused {
 			return local(fmt.Errorf("%w: %s", xenctl.ErrBadState, now))
 		}
-		text, err := l.DomainGetXMLDesc(dom, 0)
+		described, err := description(l, dom)
 		if err != nil {
 			return err
 		}
-		described := new(libvirtxml.Domain)
-		if err := described.Unmarshal(text); err != nil {
-			return local(fmt.Errorf("its description: %w", err))
-		}
 		return f(ctx, l, dom, described)
 	})
+}
+
+// description is how libvirt describes a domain now.
+func description(l *libvirt.Libvirt, dom libvirt.Domain) (*libvirtxml.Domain, error) {
+	text, err := l.DomainGetXMLDesc(dom, 0)
+	if err != nil {
+		return nil, err
+	}
+	d := new(libvirtxml.Domain)
+	if err := d.Unmarshal(text); err != nil {
+		return nil, local(fmt.Errorf("its description: %w", err))
+	}
+	return d, nil
 }
 
 // device finds a disk or a drive by its name.

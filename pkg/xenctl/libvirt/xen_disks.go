@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xapid/pkg/xenctl"
+	"xapid/pkg/xenctl/loopdev"
 )
 
 // staged are the disks of one incarnation of a domain that are there because a loop device is: its device goes when
@@ -140,14 +141,11 @@ func relink(target, link string) error {
 	return os.Rename(fresh, link)
 }
 
-// loopTries bounds how often somebody else may take the device that was free.
-const loopTries = 32
-
-// openLoop makes a file a block device that goes when it is closed for the last time.
+// openLoop makes a file of the host a block device.
 func openLoop(path string, readOnly bool) (*os.File, error) {
-	mode, flags := os.O_RDWR, uint32(unix.LO_FLAGS_AUTOCLEAR|unix.LO_FLAGS_DIRECT_IO)
+	mode := os.O_RDWR
 	if readOnly {
-		mode, flags = os.O_RDONLY, flags|unix.LO_FLAGS_READ_ONLY
+		mode = os.O_RDONLY
 	}
 	file, err := os.OpenFile(path, mode|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -157,30 +155,5 @@ func openLoop(path string, readOnly bool) (*os.File, error) {
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil, errors.Join(fmt.Errorf("%s is no file", path), err)
 	}
-	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer control.Close()
-	config := unix.LoopConfig{Fd: uint32(file.Fd()), Info: unix.LoopInfo64{Flags: flags}}
-	copy(config.Info.File_name[:len(config.Info.File_name)-1], path)
-	for range loopTries {
-		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			return nil, fmt.Errorf("a free loop device: %w", err)
-		}
-		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), mode, 0)
-		if err != nil {
-			return nil, err
-		}
-		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
-		if err == nil {
-			return loop, nil
-		}
-		loop.Close()
-		if !errors.Is(err, unix.EBUSY) {
-			return nil, fmt.Errorf("%s for %s: %w", loop.Name(), path, err)
-		}
-	}
-	return nil, errors.New("no loop device stays free")
+	return loopdev.Open(file, readOnly)
 }

@@ -58,7 +58,7 @@ func (x *Xen) SetMemoryTarget(ctx context.Context, uuid string, targetBytes int6
 	defer cancel()
 	key := fmt.Sprintf("/local/domain/%d/memory/target", dom.ID)
 	err = x.store.Update(ctx, func(tx xenstore.Tx) error {
-		if err := sameDomain(ctx, tx, dom); err != nil {
+		if err := tx.Check(ctx, dom); err != nil {
 			return err
 		}
 		text, err := tx.Read(ctx, key)

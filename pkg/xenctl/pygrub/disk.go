@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xapid/pkg/xenctl"
+	"xapid/pkg/xenctl/loopdev"
 )
 
 // open opens a disk to read. pygrub opens what it is given several times and by name, so an inherited descriptor would
@@ -33,12 +34,15 @@ func (u unprivileged) open(disk xenctl.DiskSource, gid int) (*os.File, error) {
 	default:
 		return nil, fmt.Errorf("%s is neither a file nor a block device", disk.Path)
 	}
-	loop, device, err := loopOver(source)
+	loop, err := loopdev.Open(source, true)
 	if err != nil {
-		return nil, fmt.Errorf("loop device for %s: %w", disk.Path, err)
+		return nil, err
 	}
 	defer loop.Close()
-	return u.node(device, gid)
+	if err := unix.Fstat(int(loop.Fd()), &st); err != nil {
+		return nil, err
+	}
+	return u.node(st.Rdev, gid)
 }
 
 // node opens a block device through a node that root owns, the group may read, and nobody finds.
@@ -60,40 +64,4 @@ func (u unprivileged) node(device uint64, gid int) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// loopTries is how often a free loop device may be taken by somebody else first.
-const loopTries = 16
-
-// loopOver makes a read-only loop device of a file (loop(4)).
-func loopOver(source *os.File) (loop *os.File, device uint64, err error) {
-	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer control.Close()
-	for range loopTries {
-		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			return nil, 0, err
-		}
-		loop, err = os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDONLY, 0)
-		if err != nil {
-			return nil, 0, err
-		}
-		config := unix.LoopConfig{Fd: uint32(source.Fd())}
-		config.Info.Flags = unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR
-		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
-		var st unix.Stat_t
-		if err == nil {
-			err = unix.Fstat(int(loop.Fd()), &st)
-		}
-		if err == nil {
-			return loop, st.Rdev, nil
-		}
-		if e := loop.Close(); !errors.Is(err, unix.EBUSY) {
-			return nil, 0, errors.Join(err, e)
-		}
-	}
-	return nil, 0, unix.EBUSY
 }

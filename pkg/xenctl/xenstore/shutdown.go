@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"xapid/pkg/xenctl"
@@ -31,8 +30,7 @@ func (s *Shutdown) RequestShutdown(ctx context.Context, domain xenctl.Domain, ki
 	if patience == 0 {
 		patience = DefaultPatience
 	}
-	base := fmt.Sprintf("/local/domain/%d", domain.ID)
-	path := base + "/control/shutdown"
+	path := fmt.Sprintf("/local/domain/%d/control/shutdown", domain.ID)
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	w, err := s.Store.Watch(waiting, path)
@@ -41,12 +39,7 @@ func (s *Shutdown) RequestShutdown(ctx context.Context, domain xenctl.Domain, ki
 	}
 	defer w.Release(ctx)
 	err = s.Store.Update(waiting, func(tx Tx) error {
-		// Writing below a domain that has gone would make keys that nobody removes.
-		owner, err := tx.Read(waiting, base+"/vm")
-		if errors.Is(err, ErrNotFound) || err == nil && !strings.HasSuffix(owner, domain.UUID) {
-			return fmt.Errorf("%w: domain %d is not %s", xenctl.ErrNotFound, domain.ID, domain.UUID)
-		}
-		if err != nil {
+		if err := tx.Check(waiting, domain); err != nil {
 			return err
 		}
 		return tx.Write(waiting, path, string(kind))
@@ -54,23 +47,11 @@ func (s *Shutdown) RequestShutdown(ctx context.Context, domain xenctl.Domain, ki
 	if err != nil {
 		return err
 	}
-	for {
-		select {
-		case <-w.C:
-			w.Take()
-			value, err := s.Store.Read(waiting, path)
-			if errors.Is(err, ErrNotFound) || err == nil && value != string(kind) {
-				return nil
-			}
-			if err != nil && waiting.Err() == nil {
-				return err
-			}
-		case <-w.Done():
-			return fmt.Errorf("%w: the connection broke after the request", xenctl.ErrUnavailable)
-		case <-waiting.Done():
-			return s.withdraw(ctx, path, kind)
-		}
+	read, err := w.until(waiting, s.Store, func(value string) bool { return value != string(kind) })
+	if read || err != nil {
+		return err
 	}
+	return s.withdraw(ctx, path, kind)
 }
 
 // withdraw takes a request back, unless the guest has read it at the last moment.

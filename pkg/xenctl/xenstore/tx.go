@@ -120,6 +120,16 @@ func (t Tx) Remove(ctx context.Context, path string) error {
 	return err
 }
 
+// Check makes sure that a domain's part of xenstore is its own still (xenctl.ErrNotFound): keys that are written below
+// one that has gone would be removed by nobody.
+func (t Tx) Check(ctx context.Context, domain xenctl.Domain) error {
+	owner, err := t.Read(ctx, fmt.Sprintf("/local/domain/%d/vm", domain.ID))
+	if errors.Is(err, ErrNotFound) || err == nil && !strings.HasSuffix(owner, domain.UUID) {
+		return fmt.Errorf("%w: domain %d is not %s", xenctl.ErrNotFound, domain.ID, domain.UUID)
+	}
+	return err
+}
+
 // List returns the names of the keys right below one.
 func (t Tx) List(ctx context.Context, path string) ([]string, error) {
 	out, err := t.do(ctx, opDirectory, path, terminated(path))

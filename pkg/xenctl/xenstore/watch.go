@@ -73,6 +73,28 @@ func (w *Watch) Release(ctx context.Context) {
 	}
 }
 
+// until waits until the watched key has gone or has a value that is met, and says whether it was: no, without an error,
+// when ctx ended first.
+func (w *Watch) until(ctx context.Context, c *Client, met func(value string) bool) (bool, error) {
+	for {
+		select {
+		case <-w.C:
+			w.Take()
+			value, err := c.Read(ctx, w.path)
+			if errors.Is(err, ErrNotFound) || err == nil && met(value) {
+				return true, nil
+			}
+			if err != nil && ctx.Err() == nil {
+				return false, err
+			}
+		case <-w.Done():
+			return false, fmt.Errorf("%w: the connection broke after the request", xenctl.ErrUnavailable)
+		case <-ctx.Done():
+			return false, nil
+		}
+	}
+}
+
 // Done is closed when the connection broke: changes are lost from then on, and a new watch is needed.
 func (w *Watch) Done() <-chan struct{} { return w.session.done }
 

@@ -71,8 +71,7 @@ func (s XenbusState) used() bool { return s == XenbusInitialised || s == XenbusC
 func (c *Client) Release(ctx context.Context, d Device, patience time.Duration) error {
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	state := d.Backend + "/state"
-	w, err := c.Watch(waiting, state)
+	w, err := c.Watch(waiting, d.Backend+"/state")
 	if err != nil {
 		return err
 	}
@@ -81,23 +80,11 @@ func (c *Client) Release(ctx context.Context, d Device, patience time.Duration) 
 	if err != nil || before == "" {
 		return err
 	}
-	for {
-		select {
-		case <-w.C:
-			w.Take()
-			now, err := c.Read(waiting, state)
-			if errors.Is(err, ErrNotFound) || err == nil && XenbusState(now) == XenbusClosed {
-				return nil
-			}
-			if err != nil && waiting.Err() == nil {
-				return err
-			}
-		case <-w.Done():
-			return fmt.Errorf("%w: the connection broke after the request", xenctl.ErrUnavailable)
-		case <-waiting.Done():
-			return c.reopen(ctx, d, before)
-		}
+	released, err := w.until(waiting, c, func(now string) bool { return XenbusState(now) == XenbusClosed })
+	if released || err != nil {
+		return err
 	}
+	return c.reopen(ctx, d, before)
 }
 
 // closing writes the request and returns the state before, or nothing when nobody uses the device.
