@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -12,6 +10,7 @@ import (
 
 	"xapid/pkg/rpc/client"
 	"xapid/pkg/xenapi"
+	"xapid/test/lab/dom0"
 )
 
 const mib = 1 << 20
@@ -19,7 +18,7 @@ const mib = 1 << 20
 // lab is the daemon in a dom0, with the VM that is started.
 type lab struct {
 	c    *client.Client
-	exec []string
+	dom0 dom0.Shell
 	vm   xenapi.VMRef
 	uuid string
 	// told is how many starts the log has told of.
@@ -28,20 +27,6 @@ type lab struct {
 
 // split is where the time of a VM.start went, as the daemon logs it.
 type split struct{ total, hypervisor, disks, networks, own time.Duration }
-
-// dom0 runs a shell line in the dom0 and returns what it printed.
-func (l *lab) dom0(ctx context.Context, format string, args ...any) (string, error) {
-	line := fmt.Sprintf(format, args...)
-	cmd := exec.CommandContext(ctx, l.exec[0], append(l.exec[1:], line)...)
-	cmd.WaitDelay = time.Second // the shared ssh connection may hold its pipes
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("in dom0: %s: %w: %s", line, err, strings.TrimSpace(stderr.String()))
-	}
-	return strings.TrimSpace(string(out)), nil
-}
 
 // prepare makes a PV guest with a raw disk, and leaves its domain's XML in the dom0.
 func (l *lab) prepare(ctx context.Context) error {
@@ -66,7 +51,7 @@ func (l *lab) prepare(ctx context.Context) error {
 		return err
 	}
 	l.told = 1
-	if _, err := l.dom0(ctx, "virsh -q dumpxml %s >/root/bench.xml", l.uuid); err != nil {
+	if _, err := l.dom0.Run(ctx, "virsh -q dumpxml %s >/root/bench.xml", l.uuid); err != nil {
 		return err
 	}
 	if err := l.c.VM().HardShutdown(ctx, l.vm); err != nil {
@@ -97,7 +82,7 @@ func (l *lab) disk(ctx context.Context) error {
 
 // gone waits until neither Xen nor libvirt has the domain.
 func (l *lab) gone(ctx context.Context) error {
-	_, err := l.dom0(ctx, "for i in $(seq 100); do { xl list -v; virsh -q list --uuid; } | grep -qF %s || exit 0; sleep 0.1; done; exit 1", l.uuid)
+	_, err := l.dom0.Run(ctx, "for i in $(seq 100); do { xl list -v; virsh -q list --uuid; } | grep -qF %s || exit 0; sleep 0.1; done; exit 1", l.uuid)
 	return err
 }
 
@@ -108,7 +93,7 @@ func (l *lab) start(ctx context.Context) (s split, err error) {
 	if err := l.c.VM().Start(ctx, l.vm, false, false); err != nil {
 		return s, err
 	}
-	out, err := l.dom0(ctx, `journalctl --sync && journalctl -q -o cat -u xapid | grep -F 'msg="operation ended" op=start vm=%s'`, l.vm)
+	out, err := l.dom0.Run(ctx, `journalctl --sync && journalctl -q -o cat -u xapid | grep -F 'msg="operation ended" op=start vm=%s'`, l.vm)
 	if err != nil {
 		return s, err
 	}
@@ -130,7 +115,7 @@ func (l *lab) start(ctx context.Context) (s split, err error) {
 
 // create is one `virsh create`, timed in the dom0.
 func (l *lab) create(ctx context.Context) (time.Duration, error) {
-	out, err := l.dom0(ctx, "a=$(date +%%s%%N); virsh -q create /root/bench.xml >/dev/null && b=$(date +%%s%%N) && echo $((b - a))")
+	out, err := l.dom0.Run(ctx, "a=$(date +%%s%%N); virsh -q create /root/bench.xml >/dev/null && b=$(date +%%s%%N) && echo $((b - a))")
 	if err != nil {
 		return 0, err
 	}
@@ -138,7 +123,7 @@ func (l *lab) create(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	if _, err := l.dom0(ctx, "virsh -q destroy %s", l.uuid); err != nil {
+	if _, err := l.dom0.Run(ctx, "virsh -q destroy %s", l.uuid); err != nil {
 		return 0, err
 	}
 	return time.Duration(ns), l.gone(ctx)

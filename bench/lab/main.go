@@ -38,7 +38,7 @@ func run(url string, exec []string, n int) error {
 	if err != nil {
 		return fmt.Errorf("no password on standard input: %w", err)
 	}
-	l := &lab{exec: exec, c: client.New(url, client.Options{TLS: &tls.Config{InsecureSkipVerify: true}})} // self-signed
+	l := &lab{dom0: exec, c: client.New(url, client.Options{TLS: &tls.Config{InsecureSkipVerify: true}})} // self-signed
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	if err := l.c.Login(ctx, "root", strings.TrimSpace(password)); err != nil {

@@ -34,7 +34,7 @@ func (w *world) bootsHVM(ctx context.Context, firmware string) (note string, err
 	if err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, w.forget(ctx, g)) }()
+	defer func() { err = errors.Join(err, w.destroy(ctx, g)) }()
 	drive := xenapi.NewVBD()
 	drive.VM, drive.VDI, drive.Userdevice, drive.Mode, drive.Type, drive.Bootable = g.ref, iso, "3", xenapi.VBDModeRO, xenapi.VBDTypeCD, true
 	vbd, err := w.VBD().Create(ctx, drive)
@@ -80,7 +80,7 @@ func pygrub(kind xenapi.DomainType) func(context.Context, *world) (string, error
 		if err != nil {
 			return "", err
 		}
-		defer func() { err = errors.Join(err, w.forget(ctx, g)) }()
+		defer func() { err = errors.Join(err, w.destroy(ctx, g)) }()
 		_, vdi, err := w.extraDisk(ctx, g, "0", 128*mib)
 		if err != nil {
 			return "", err
@@ -107,7 +107,7 @@ func pygrub(kind xenapi.DomainType) func(context.Context, *world) (string, error
 		if err := w.tell(ctx, g, "grep -q 'fromdisk.*lab=1' /proc/cmdline"); err != nil {
 			return "", err
 		}
-		if _, err := w.dom0(ctx, "[ -z \"$(find /var/cache/xapid/boot /run/xapid -path '*boot-*' -type f 2>/dev/null)\" ]"); err != nil {
+		if _, err := w.dom0.Run(ctx, "[ -z \"$(find /var/cache/xapid/boot /run/xapid -path '*boot-*' -type f 2>/dev/null)\" ]"); err != nil {
 			return "", fmt.Errorf("files are left: %w", err)
 		}
 		if err := w.VM().HardShutdown(ctx, g.ref); err != nil {
@@ -124,24 +124,24 @@ func (w *world) installed(ctx context.Context, vdi xenapi.VDIRef) error {
 		return err
 	}
 	menu := `menuentry "lab" {\n\tlinux /boot/vmlinuz console=hvc0 quiet mitigations=off fromdisk\n\tinitrd /boot/initrd\n}\n`
-	_, err = w.dom0(ctx, `d=$(mktemp -d) && mkdir -p $d/boot/grub && cp /lab/guest/initrd /lab/guest/vmlinuz $d/boot/ &&
+	_, err = w.dom0.Run(ctx, `d=$(mktemp -d) && mkdir -p $d/boot/grub && cp /lab/guest/initrd /lab/guest/vmlinuz $d/boot/ &&
 		printf '%s' >$d/boot/grub/grub.cfg && mke2fs -q -F -t ext4 -d $d $(find /var/lib/xapid/sr -name '%s.raw') && rm -r $d`, menu, uuid)
 	return err
 }
 
 // checked runs the doctor in the dom0: it finds the lab fit, and says what a dom0 without libvirtd lacks.
 func checked(ctx context.Context, w *world) (note string, err error) {
-	out, err := w.dom0(ctx, "xapid check")
+	out, err := w.dom0.Run(ctx, "xapid check")
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "xapid check --json | python3 -m json.tool >/dev/null"); err != nil {
+	if _, err := w.dom0.Run(ctx, "xapid check --json | python3 -m json.tool >/dev/null"); err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd"); err != nil {
+	if _, err := w.dom0.Run(ctx, "systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd"); err != nil {
 		return "", err
 	}
-	bad, err := w.dom0(ctx, "xapid check; [ $? = 1 ]; s=$?; systemctl start libvirtd; exit $s")
+	bad, err := w.dom0.Run(ctx, "xapid check; [ $? = 1 ]; s=$?; systemctl start libvirtd; exit $s")
 	if err != nil {
 		return "", err
 	}

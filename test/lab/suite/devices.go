@@ -67,11 +67,11 @@ func (w *world) refusesWhenFrozen(ctx context.Context, g *guest, vbd xenapi.VBDR
 	if err != nil {
 		return err
 	}
-	if _, err := w.dom0(ctx, "xl pause %d", id); err != nil {
+	if _, err := w.dom0.Run(ctx, "xl pause %d", id); err != nil {
 		return err
 	}
 	failure := w.VBD().Unplug(ctx, vbd)
-	if _, err := w.dom0(ctx, "xl unpause %d", id); err != nil {
+	if _, err := w.dom0.Run(ctx, "xl unpause %d", id); err != nil {
 		return err
 	}
 	if xenapi.Code(failure) != "DEVICE_DETACH_REJECTED" && xenapi.Code(failure) != "DEVICE_DETACH_TIMEOUT" {
@@ -110,7 +110,7 @@ func hotNIC(ctx context.Context, w *world) (note string, err error) {
 	if err := w.tell(ctx, g, "ip addr add 10.77.0.2/24 dev eth0 && ip link set eth0 up"); err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "ping -q -c 3 -i 0.3 -w 20 10.77.0.2"); err != nil {
+	if _, err := w.dom0.Run(ctx, "ping -q -c 3 -i 0.3 -w 20 10.77.0.2"); err != nil {
 		return "", err
 	}
 	if err := w.metricsOf(ctx, g, "attr/vif/0/ipv4/0", "10.77.0.2", func(m *xenapi.VMGuestMetrics) bool { return m.Networks["1/ip"] == "10.77.0.2" }); err != nil {
@@ -135,7 +135,7 @@ func (w *world) nic(ctx context.Context, g *guest, device string) (xenapi.VIFRef
 	if err != nil {
 		return "", "", err
 	}
-	_, err = w.dom0(ctx, "ip link show %[1]s >/dev/null 2>&1 || { ip link add %[1]s type bridge && ip addr add 10.77.0.1/24 dev %[1]s && ip link set %[1]s up; }", bridge)
+	_, err = w.dom0.Run(ctx, "ip link show %[1]s >/dev/null 2>&1 || { ip link add %[1]s type bridge && ip addr add 10.77.0.1/24 dev %[1]s && ip link set %[1]s up; }", bridge)
 	if err != nil {
 		return "", "", err
 	}
@@ -194,7 +194,7 @@ func (w *world) library(ctx context.Context) (xenapi.VDIRef, error) {
 	if known, err := w.VDI().GetByNameLabel(ctx, "boot.iso"); err != nil || len(known) > 0 {
 		return first(known), err
 	}
-	if _, err := w.dom0(ctx, "mkdir -p /srv/iso && cp /lab/guest/*.iso /srv/iso"); err != nil {
+	if _, err := w.dom0.Run(ctx, "mkdir -p /srv/iso && cp /lab/guest/*.iso /srv/iso"); err != nil {
 		return "", err
 	}
 	hosts, err := w.Host().GetAll(ctx)

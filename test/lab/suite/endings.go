@@ -39,7 +39,7 @@ func frozen(ctx context.Context, w *world) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "xl pause %d", id); err != nil {
+	if _, err := w.dom0.Run(ctx, "xl pause %d", id); err != nil {
 		return "", err
 	}
 	began := time.Now()
@@ -70,7 +70,7 @@ func (w *world) woken(ctx context.Context, g *guest, id int64) error {
 	if err != nil {
 		return err
 	}
-	if _, err := w.dom0(ctx, "xl unpause %d", id); err != nil {
+	if _, err := w.dom0.Run(ctx, "xl unpause %d", id); err != nil {
 		return err
 	}
 	return w.says(ctx, g, from, "MARK tick")
@@ -110,7 +110,7 @@ func behind(ctx context.Context, w *world) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "xl destroy %d", id); err != nil {
+	if _, err := w.dom0.Run(ctx, "xl destroy %d", id); err != nil {
 		return "", err
 	}
 	began := time.Now()
@@ -176,7 +176,7 @@ func upgrade(ctx context.Context, w *world) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "apt-get install -q -y --reinstall -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io /root/xapid_*.deb >/root/apt.log 2>&1"); err != nil {
+	if _, err := w.dom0.Run(ctx, "apt-get install -q -y --reinstall -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io /root/xapid_*.deb >/root/apt.log 2>&1"); err != nil {
 		return "", err
 	}
 	err = eventually(ctx, "log in again", time.Minute, func() (bool, error) {
@@ -192,7 +192,7 @@ func upgrade(ctx context.Context, w *world) (string, error) {
 	if err := w.VM().HardShutdown(ctx, g.ref); err != nil {
 		return "", err
 	}
-	_, err = w.dom0(ctx, "apt-get remove -q -y -o Dpkg::Options::=--force-unsafe-io xapid >>/root/apt.log 2>&1 && [ -s /var/lib/xapid/state.db ] && [ -s /etc/xapid/xapid.toml ] && "+
+	_, err = w.dom0.Run(ctx, "apt-get remove -q -y -o Dpkg::Options::=--force-unsafe-io xapid >>/root/apt.log 2>&1 && [ -s /var/lib/xapid/state.db ] && [ -s /etc/xapid/xapid.toml ] && "+
 		"! systemctl is-active -q xapid && apt-get purge -q -y -o Dpkg::Options::=--force-unsafe-io xapid >>/root/apt.log 2>&1 && [ ! -e /var/lib/xapid/state.db ] && "+
 		"[ ! -e /etc/xapid ] && [ ! -e /var/log/xapid ] && [ ! -e /etc/pam.d/xapid ] && "+
 		"[ $(find /var/lib/xapid/sr -name '*.raw' | wc -l) = %d ]", len(w.vms))

@@ -85,7 +85,7 @@ func (w *world) freeze(ctx context.Context, g *guest) error {
 	}
 	id, err := w.VM().GetDomid(ctx, g.ref)
 	if err == nil {
-		_, err = w.dom0(ctx, "xl pause %d", id)
+		_, err = w.dom0.Run(ctx, "xl pause %d", id)
 	}
 	return err
 }

@@ -94,7 +94,7 @@ func hostile(ctx context.Context, w *world) (string, error) {
 	if len(m.Other) > 200 {
 		return "", fmt.Errorf("%d keys were taken", len(m.Other))
 	}
-	cpu, err := w.dom0(ctx, "ps -o %%cpu= -p $(systemctl show -P MainPID xapid)")
+	cpu, err := w.dom0.Run(ctx, "ps -o %%cpu= -p $(systemctl show -P MainPID xapid)")
 	if err != nil {
 		return "", err
 	}
@@ -191,7 +191,7 @@ func preserved(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "xl list %d | awk 'NR == 2 {print $5}' | grep -q c", id); err != nil {
+	if _, err := w.dom0.Run(ctx, "xl list %d | awk 'NR == 2 {print $5}' | grep -q c", id); err != nil {
 		return "", err
 	}
 	if err := w.VM().HardShutdown(ctx, g.ref); err != nil {
@@ -218,7 +218,7 @@ func balloon(ctx context.Context, w *world) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		out, err := w.dom0(ctx, "xl list %d | awk 'NR == 2 {print $3}'", id)
+		out, err := w.dom0.Run(ctx, "xl list %d | awk 'NR == 2 {print $3}'", id)
 		if err != nil || out != strconv.FormatInt(target/mib, 10) {
 			return "", errors.Join(fmt.Errorf("xl says %s MiB, not %d", out, target/mib), err)
 		}
@@ -249,7 +249,7 @@ func processors(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "xl sched-credit2 -d %d | tail -n 1 | grep -Eq '512 +80$'", id); err != nil {
+	if _, err := w.dom0.Run(ctx, "xl sched-credit2 -d %d | tail -n 1 | grep -Eq '512 +80$'", id); err != nil {
 		return "", err
 	}
 	from, err := w.mark(ctx, g)

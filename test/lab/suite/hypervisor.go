@@ -37,7 +37,7 @@ func libvirtdRestarts(ctx context.Context, w *world) (string, error) {
 		odd          error
 	}
 	client.Go(func() { tally.done, tally.failed, tally.odd = w.pausesAndUnpauses(calling, g) })
-	_, err = w.dom0(ctx, "systemctl restart libvirtd && virsh -q -c xen:///system list >/dev/null")
+	_, err = w.dom0.Run(ctx, "systemctl restart libvirtd && virsh -q -c xen:///system list >/dev/null")
 	if err == nil {
 		err = w.reconnected(ctx, end)
 	}
@@ -99,7 +99,7 @@ func (w *world) goesOn(ctx context.Context, g *guest, domid int64) error {
 		if state == xenapi.VMPowerStatePaused {
 			paused = "1"
 		}
-		said, err := w.dom0(ctx, "xl list %d | awk 'NR == 2 {print substr($5, 3, 1) == \"p\" ? 1 : 0}'", domid)
+		said, err := w.dom0.Run(ctx, "xl list %d | awk 'NR == 2 {print substr($5, 3, 1) == \"p\" ? 1 : 0}'", domid)
 		return said == paused, err
 	})
 	if err != nil {
@@ -139,11 +139,11 @@ func libvirtdSilent(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "kill -STOP $(pidof libvirtd)"); err != nil {
+	if _, err := w.dom0.Run(ctx, "kill -STOP $(pidof libvirtd)"); err != nil {
 		return "", err
 	}
 	failure, took, silent, err := w.pausingUnheard(ctx, g)
-	_, cont := w.dom0(context.WithoutCancel(ctx), "kill -CONT $(pidof libvirtd)")
+	_, cont := w.dom0.Run(context.WithoutCancel(ctx), "kill -CONT $(pidof libvirtd)")
 	if err = errors.Join(err, cont); err != nil {
 		return "", err
 	}
@@ -204,19 +204,19 @@ func stranger(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "printf '%%b' %q >/root/stranger.cfg && xl -f create -q /root/stranger.cfg", strangerConfig); err != nil {
+	if _, err := w.dom0.Run(ctx, "printf '%%b' %q >/root/stranger.cfg && xl -f create -q /root/stranger.cfg", strangerConfig); err != nil {
 		return "", err
 	}
 	defer func() {
-		_, gone := w.dom0(context.WithoutCancel(ctx), "xl destroy stranger")
+		_, gone := w.dom0.Run(context.WithoutCancel(ctx), "xl destroy stranger")
 		err = errors.Join(err, gone)
 	}()
-	id, err := w.dom0(ctx, "xl domid stranger")
+	id, err := w.dom0.Run(ctx, "xl domid stranger")
 	if err != nil {
 		return "", err
 	}
 	// A restart reconciles, and so does each connection to libvirtd.
-	if _, err := w.dom0(ctx, "systemctl restart xapid"); err != nil {
+	if _, err := w.dom0.Run(ctx, "systemctl restart xapid"); err != nil {
 		return "", err
 	}
 	if err := w.loginAgain(ctx); err != nil {
@@ -229,7 +229,7 @@ func stranger(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = w.dom0(ctx, "[ $(xl domid stranger) = %s ] && xl list %s | awk 'NR == 2 {exit $5 ~ /[rb]/ ? 0 : 1}' && "+
+	_, err = w.dom0.Run(ctx, "[ $(xl domid stranger) = %s ] && xl list %s | awk 'NR == 2 {exit $5 ~ /[rb]/ ? 0 : 1}' && "+
 		"before=$(xl list %s | awk 'NR == 2 {print $6}') && for n in $(seq 50); do [ $(xl list %s | awk 'NR == 2 {print $6}') != $before ] && exit 0; sleep 0.2; done; exit 1", id, id, id, id)
 	return "", err
 }

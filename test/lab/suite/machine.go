@@ -54,43 +54,14 @@ func (w *world) loginAgain(ctx context.Context) error {
 
 // spare makes one more PV VM with a disk, which its scenario destroys.
 func (w *world) spare(ctx context.Context, name string, memoryBytes int64) (*guest, error) {
-	model, err := w.make(ctx, xenapi.DomainTypePV)
-	if err != nil {
-		return nil, err
-	}
-	r, err := w.VM().GetRecord(ctx, model.ref)
-	if err != nil {
-		return nil, err
-	}
-	r.UUID, r.NameLabel = "", name
+	r := w.record(name)
+	r.DomainType = xenapi.DomainTypePV
 	r.MemoryStaticMin, r.MemoryDynamicMin, r.MemoryDynamicMax, r.MemoryStaticMax = 32*mib, memoryBytes, memoryBytes, memoryBytes
-	g := &guest{name: name}
-	if g.ref, err = w.VM().Create(ctx, r); err != nil {
-		return nil, fmt.Errorf("VM.create: %w", err)
+	g, err := w.created(ctx, r)
+	if err == nil {
+		_, g.vdi, err = w.extraDisk(ctx, g, "0", diskBytes)
 	}
-	if g.vdi, err = w.disk(ctx, model, name); err != nil {
-		return g, err
-	}
-	vbd := xenapi.NewVBD()
-	vbd.VM, vbd.VDI, vbd.Userdevice, vbd.Mode, vbd.Type = g.ref, g.vdi, "0", xenapi.VBDModeRW, xenapi.VBDTypeDisk
-	_, err = w.VBD().Create(ctx, vbd)
 	return g, err
-}
-
-// disk makes a VDI such as a guest has.
-func (w *world) disk(ctx context.Context, model *guest, name string) (xenapi.VDIRef, error) {
-	r, err := w.VDI().GetRecord(ctx, model.vdi)
-	if err != nil {
-		return "", err
-	}
-	vdi := xenapi.NewVDI()
-	vdi.NameLabel, vdi.VirtualSize, vdi.Type, vdi.SR = name+" disk", diskBytes, r.Type, r.SR
-	vdi.SMConfig = map[string]string{"type": "raw"}
-	ref, err := w.VDI().Create(ctx, vdi)
-	if err != nil {
-		return "", fmt.Errorf("VDI.create: %w", err)
-	}
-	return ref, nil
 }
 
 // destroy removes a spare VM and its disk, whatever state it is in.
@@ -116,13 +87,13 @@ func (w *world) destroy(ctx context.Context, g *guest) error {
 
 // logEnd is where the service's log ends now.
 func (w *world) logEnd(ctx context.Context) (cursor string, err error) {
-	out, err := w.dom0(ctx, "journalctl -q -u xapid -n 1 --show-cursor | tail -n 1")
+	out, err := w.dom0.Run(ctx, "journalctl -q -u xapid -n 1 --show-cursor | tail -n 1")
 	return strings.TrimPrefix(out, "-- cursor: "), err
 }
 
 // logged counts the lines with a text that the service has logged after a place in its log.
 func (w *world) logged(ctx context.Context, cursor, text string) (lines int, err error) {
-	out, err := w.dom0(ctx, "journalctl -q -u xapid -o cat --after-cursor=%q | grep -cF -- %q || true", cursor, text)
+	out, err := w.dom0.Run(ctx, "journalctl -q -u xapid -o cat --after-cursor=%q | grep -cF -- %q || true", cursor, text)
 	if err == nil {
 		_, err = fmt.Sscan(out, &lines)
 	}

@@ -34,7 +34,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "suite: no password on standard input:", err)
 		os.Exit(1)
 	}
-	w := &world{password: strings.TrimSpace(password), exec: strings.Fields(*exec), machine: strings.Fields(*machine), pulls: *pulls, vms: map[string]*guest{}}
+	w := &world{password: strings.TrimSpace(password), dom0: strings.Fields(*exec), machine: strings.Fields(*machine), pulls: *pulls, vms: map[string]*guest{}}
 	w.Client = client.New(*url, client.Options{TLS: &tls.Config{InsecureSkipVerify: true}}) // self-signed
 	if !w.run(context.Background(), regexp.MustCompile(*only), regexp.MustCompile(*skip)) {
 		os.Exit(1)

@@ -176,7 +176,7 @@ const pullDisk = "pull-"
 // manyDisks makes disks, and destroys every second, until it is cut.
 func manyDisks(ctx context.Context, w *world, p *pulled) error {
 	for n := 0; ; n++ {
-		ref, err := w.disk(ctx, p.vm, fmt.Sprintf("%s%d", pullDisk, n))
+		ref, err := w.rawDisk(ctx, fmt.Sprintf("%s%d disk", pullDisk, n), diskBytes)
 		if err != nil {
 			return err
 		}
@@ -259,7 +259,7 @@ func (w *world) powerIsTrue(ctx context.Context, c *cut, p *pulled) error {
 			return fmt.Errorf("a disk of %s, which is Halted, is attached", vm.NameLabel)
 		}
 	}
-	_, err = w.dom0(ctx, "[ $(xl list | wc -l) = 2 ]")
+	_, err = w.dom0.Run(ctx, "[ $(xl list | wc -l) = 2 ]")
 	return err
 }
 
@@ -295,7 +295,7 @@ func (w *world) nothingUnderWay(ctx context.Context, _ *cut, _ *pulled) error {
 
 // disksAreTrue compares the disks' records with the files, each way.
 func (w *world) disksAreTrue(ctx context.Context, _ *cut, p *pulled) error {
-	out, err := w.dom0(ctx, `find /var/lib/xapid/sr -type f \( -name '*.raw' -o -name '*.vhd' \) -printf '%%f\n'`)
+	out, err := w.dom0.Run(ctx, `find /var/lib/xapid/sr -type f \( -name '*.raw' -o -name '*.vhd' \) -printf '%%f\n'`)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func dom0Reboots(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "systemctl reboot --no-block"); err != nil {
+	if _, err := w.dom0.Run(ctx, "systemctl reboot --no-block"); err != nil {
 		return "", err
 	}
 	if err := w.over(ctx, "wait"); err != nil {

@@ -84,7 +84,7 @@ func aboutHost(ctx context.Context, w *world) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	libvirt, err := w.dom0(ctx, "libvirtd --version; uname -r")
+	libvirt, err := w.dom0.Run(ctx, "libvirtd --version; uname -r")
 	if err != nil {
 		return "", err
 	}
@@ -97,7 +97,7 @@ func aboutHost(ctx context.Context, w *world) (string, error) {
 
 // sharing looks at what the unit's hardening could have taken.
 func sharing(ctx context.Context, w *world) (string, error) {
-	_, err := w.dom0(ctx, "pid=$(systemctl show -P MainPID xapid) && "+
+	_, err := w.dom0.Run(ctx, "pid=$(systemctl show -P MainPID xapid) && "+
 		"[ $(readlink /proc/$pid/ns/mnt) = $(readlink /proc/1/ns/mnt) ] && [ $(systemctl show -P DevicePolicy xapid) = auto ] && "+
 		"[ -z \"$(systemctl show -P DeviceAllow xapid)\" ]")
 	return "", err
@@ -132,7 +132,7 @@ func starting(kind xenapi.DomainType) func(context.Context, *world) (string, err
 		}
 		uuid, err := w.VM().GetUUID(ctx, g.ref)
 		if err == nil {
-			_, err = w.dom0(ctx, "xl list -v | grep -F %s | grep -qF %s", uuid, g.name)
+			_, err = w.dom0.Run(ctx, "xl list -v | grep -F %s | grep -qF %s", uuid, g.name)
 		}
 		return fmt.Sprintf("VM.start took %.1f s%s", took.Seconds(), again), err
 	}
@@ -154,7 +154,7 @@ func pausing(ctx context.Context, w *world) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "xl list %d | awk 'NR == 2 {print $5}' | grep -q p && sleep 3", id); err != nil {
+	if _, err := w.dom0.Run(ctx, "xl list %d | awk 'NR == 2 {print $5}' | grep -q p && sleep 3", id); err != nil {
 		return "", err
 	}
 	if later, err := w.mark(ctx, g); err != nil || later != from {
@@ -205,7 +205,7 @@ func killing(ctx context.Context, w *world) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "systemctl kill -s KILL xapid"); err != nil {
+	if _, err := w.dom0.Run(ctx, "systemctl kill -s KILL xapid"); err != nil {
 		return "", err
 	}
 	began := time.Now()

@@ -25,7 +25,7 @@ func (f footprint) String() string {
 
 // footprint looks at all of it.
 func (w *world) footprint(ctx context.Context) (f footprint, err error) {
-	out, err := w.dom0(ctx, `x=$(systemctl show -P MainPID xapid) l=$(systemctl show -P MainPID libvirtd)
+	out, err := w.dom0.Run(ctx, `x=$(systemctl show -P MainPID xapid) l=$(systemctl show -P MainPID libvirtd)
 		xl info | awk '/^free_memory/ {print $3}'
 		awk '/^VmRSS/ {print $2}' /proc/$x/status /proc/$l/status
 		find /run -path /run/log -prune -o -type f -print | wc -l
@@ -73,7 +73,7 @@ func failedStarts(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "head -c 1048576 /dev/urandom >/lab/guest/garbage"); err != nil {
+	if _, err := w.dom0.Run(ctx, "head -c 1048576 /dev/urandom >/lab/guest/garbage"); err != nil {
 		return "", err
 	}
 	if err := w.VM().SetPVKernel(ctx, g.ref, "/lab/guest/garbage"); err != nil {
@@ -119,7 +119,7 @@ func noDisk(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.dom0(ctx, "rm $(find /var/lib/xapid/sr -name '%s.*')", uuid); err != nil {
+	if _, err := w.dom0.Run(ctx, "rm $(find /var/lib/xapid/sr -name '%s.*')", uuid); err != nil {
 		return "", err
 	}
 	failure := w.VM().Start(ctx, g.ref, false, false)
@@ -139,14 +139,14 @@ func libvirtdKilled(ctx context.Context, w *world) (string, error) {
 	for _, after := range []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 1500 * time.Millisecond} {
 		failure := make(chan error, 1)
 		go func() { failure <- w.VM().Start(ctx, g.ref, false, false) }()
-		if _, err := w.dom0(ctx, "sleep %.1f; kill -9 $(pidof libvirtd)", after.Seconds()); err != nil {
+		if _, err := w.dom0.Run(ctx, "sleep %.1f; kill -9 $(pidof libvirtd)", after.Seconds()); err != nil {
 			return "", err
 		}
 		said := <-failure
 		if said != nil && xenapi.Code(said) == "" {
 			return "", fmt.Errorf("VM.start: %w", said)
 		}
-		if _, err := w.dom0(ctx, "for n in $(seq 300); do virsh -q -c xen:///system list >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1"); err != nil {
+		if _, err := w.dom0.Run(ctx, "for n in $(seq 300); do virsh -q -c xen:///system list >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1"); err != nil {
 			return "", err
 		}
 		state, err := w.truth(ctx, g)
@@ -176,7 +176,7 @@ func (w *world) truth(ctx context.Context, g *guest) (state xenapi.VMPowerState,
 		if state, err = w.VM().GetPowerState(ctx, g.ref); err != nil {
 			return false, err
 		}
-		lives, err := w.dom0(ctx, "xl list -v | grep -cF %s || true", uuid)
+		lives, err := w.dom0.Run(ctx, "xl list -v | grep -cF %s || true", uuid)
 		return err == nil && (lives == "1") == (state == xenapi.VMPowerStateRunning), err
 	})
 	if err == nil && state == xenapi.VMPowerStateHalted {

@@ -1,16 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
-	"strings"
 	"time"
 
 	"xapid/pkg/rpc/client"
 	"xapid/pkg/xenapi"
+	"xapid/test/lab/dom0"
 )
 
 const mib = 1 << 20
@@ -19,7 +17,7 @@ const mib = 1 << 20
 type world struct {
 	*client.Client
 	password string
-	exec     []string
+	dom0     dom0.Shell
 	machine  []string
 	pulls    int
 	vms      map[string]*guest
@@ -30,20 +28,6 @@ type guest struct {
 	name string
 	ref  xenapi.VMRef
 	vdi  xenapi.VDIRef
-}
-
-// dom0 runs a shell line in the dom0 and returns what it printed.
-func (w *world) dom0(ctx context.Context, format string, args ...any) (string, error) {
-	line := fmt.Sprintf(format, args...)
-	cmd := exec.CommandContext(ctx, w.exec[0], append(w.exec[1:], line)...)
-	cmd.WaitDelay = time.Second // the shared ssh connection may hold its pipes
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("in dom0: %s: %w: %s", line, err, strings.TrimSpace(stderr.String()))
-	}
-	return strings.TrimSpace(string(out)), nil
 }
 
 // eventually asks until it is told yes.
@@ -88,13 +72,8 @@ func (w *world) make(ctx context.Context, kind xenapi.DomainType) (*guest, error
 		return nil, err
 	}
 	w.vms[name] = g
-	if g.vdi, err = w.rawDisk(ctx, name+" disk", diskBytes); err != nil {
+	if _, g.vdi, err = w.extraDisk(ctx, g, "0", diskBytes); err != nil {
 		return nil, err
-	}
-	vbd := xenapi.NewVBD()
-	vbd.VM, vbd.VDI, vbd.Userdevice, vbd.Mode, vbd.Type = g.ref, g.vdi, "0", xenapi.VBDModeRW, xenapi.VBDTypeDisk
-	if _, err := w.VBD().Create(ctx, vbd); err != nil {
-		return nil, fmt.Errorf("VBD.create: %w", err)
 	}
 	return g, nil
 }
@@ -118,21 +97,6 @@ func (w *world) created(ctx context.Context, r *xenapi.VM) (*guest, error) {
 		return nil, fmt.Errorf("VM.create: %w", err)
 	}
 	return &guest{name: r.NameLabel, ref: ref}, nil
-}
-
-// forget destroys a VM and its disk.
-func (w *world) forget(ctx context.Context, g *guest) error {
-	state, err := w.VM().GetPowerState(ctx, g.ref)
-	if err == nil && state != xenapi.VMPowerStateHalted {
-		err = w.VM().HardShutdown(ctx, g.ref)
-	}
-	if err == nil {
-		err = w.VM().Destroy(ctx, g.ref)
-	}
-	if err == nil && g.vdi != "" {
-		err = w.VDI().Destroy(ctx, g.vdi)
-	}
-	return err
 }
 
 // rawDisk makes a disk on the default SR.
@@ -188,7 +152,7 @@ func (w *world) console(ctx context.Context, g *guest) (string, error) {
 	if id < 0 {
 		return "", errStopped
 	}
-	name, err := w.dom0(ctx, "xl domname %d", id)
+	name, err := w.dom0.Run(ctx, "xl domname %d", id)
 	return "/var/log/xen/console/guest-" + name + ".log", err
 }
 
@@ -198,7 +162,7 @@ func (w *world) mark(ctx context.Context, g *guest) (bytes int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	out, err := w.dom0(ctx, "stat -c %%s %s", log)
+	out, err := w.dom0.Run(ctx, "stat -c %%s %s", log)
 	if err == nil {
 		_, err = fmt.Sscan(out, &bytes)
 	}
@@ -217,7 +181,7 @@ func (w *world) hears(ctx context.Context, g *guest, after int, text string, wit
 		if err != nil {
 			return false, err
 		}
-		_, err = w.dom0(ctx, "tail -c +%d %s | tr -d '\\r' | grep -aqF -- %q", after+1, log, text)
+		_, err = w.dom0.Run(ctx, "tail -c +%d %s | tr -d '\\r' | grep -aqF -- %q", after+1, log, text)
 		return err == nil, err
 	})
 }
@@ -237,7 +201,7 @@ func (w *world) tell(ctx context.Context, g *guest, line string) error {
 func (w *world) typed(ctx context.Context, g *guest, line string) error {
 	id, err := w.VM().GetDomid(ctx, g.ref)
 	if err == nil {
-		_, err = w.dom0(ctx, "printf '%%s\\n' %q >$(xenstore-read /local/domain/%d/console/tty)", line, id)
+		_, err = w.dom0.Run(ctx, "printf '%%s\\n' %q >$(xenstore-read /local/domain/%d/console/tty)", line, id)
 	}
 	return err
 }
@@ -278,7 +242,7 @@ func (w *world) gone(ctx context.Context, g *guest) error {
 		}
 	}
 	return eventually(ctx, "no domain is left", 10*time.Second, func() (bool, error) {
-		_, err := w.dom0(ctx, "! xl list -v | grep -qF %s", uuid)
+		_, err := w.dom0.Run(ctx, "! xl list -v | grep -qF %s", uuid)
 		return err == nil, err
 	})
 }
