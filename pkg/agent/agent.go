@@ -165,7 +165,7 @@ func (a *Agent) build(ctx context.Context, g *errgroup.Group, uuid string) (*lis
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	b := a.behaviour(env, fresh)
+	b := a.behaviour(env, fresh, machine.BootID)
 	if err := b.storage.Ensure(ctx); err != nil {
 		return nil, nil, nil, err
 	}
@@ -222,7 +222,7 @@ func (a *Agent) ensure(ctx context.Context, env *xapi.Env, machine facts.Facts) 
 	if err != nil {
 		a.Log.Warn("some links are unknown", "error", err)
 	}
-	fresh = host.BootedSince(env, machine.BootTime)
+	fresh = host.BootedSince(env, machine)
 	if err := host.Ensure(ctx, env, host.Machine{Facts: machine, Hypervisor: info, Address: addressOf(links)}); err != nil {
 		return false, err
 	}

@@ -36,11 +36,11 @@ type behaviour struct {
 }
 
 // behaviour makes the families of messages and wires them to each other.
-func (a *Agent) behaviour(env *xapi.Env, freshBoot bool) *behaviour {
+func (a *Agent) behaviour(env *xapi.Env, freshBoot bool, bootID string) *behaviour {
 	b := &behaviour{services: service.New(), hooks: xapi.NewHooks(), metrics: newMetrics()}
 	b.storage = storage.New(storage.Options{Env: env, Dir: filepath.Join(a.Config.StateDir, "sr"), Post: post(env)})
 	vms := vm.New(vm.Options{Env: env, Disks: b.storage, Device: storage.DeviceName, Attachable: attachable, NIC: network.NICConfig,
-		MAC: network.MACFor, Post: post(env), ShutdownTimeout: a.Config.ShutdownTimeout, FreshBoot: freshBoot})
+		MAC: network.MACFor, Post: post(env), ShutdownTimeout: a.Config.ShutdownTimeout, FreshBoot: freshBoot, BootID: bootID})
 	networks := network.New(env, func(ctx context.Context) ([]facts.Link, error) { return facts.Links(ctx, facts.Source{}) })
 	b.storage.Register(b.hooks, b.services)
 	vms.Register(b.hooks, b.services)

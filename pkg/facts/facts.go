@@ -36,6 +36,7 @@ type Facts struct {
 	Hypervisor    string // under which this kernel runs as a Xen guest or dom0: xen; else empty
 	Timezone      string // Europe/Berlin
 	BootTime      time.Time
+	BootID        string     // the kernel's own name for this boot, which no other has
 	Load          [3]float64 // over 1, 5 and 15 minutes
 	CPU           CPU
 	Memory        Memory
@@ -75,6 +76,7 @@ func readNames(t tree, f *Facts) error {
 	f.KernelRelease, errs[1] = t.text("proc/sys/kernel/osrelease")
 	f.KernelVersion, errs[2] = t.text("proc/sys/kernel/version")
 	f.Hypervisor = t.optional("sys/hypervisor/type")
+	f.BootID = t.optional("proc/sys/kernel/random/boot_id")
 	f.Timezone = timezone(t)
 	return errors.Join(errs[:]...)
 }

@@ -49,6 +49,7 @@ func put(t *testing.T, root, name, data string) {
 
 func TestReadServer(t *testing.T) {
 	root := fixture(t, "testdata/server.txtar")
+	put(t, root, "proc/sys/kernel/random/boot_id", "cdf28122-0b21-40c8-b072-baffed511f45\n")
 	put(t, root, "sys/firmware/dmi/entries/11-0/raw", "\x0b\x05\x00\x0b\x02PSF:\x00Product ID: 8\x00\x00")
 	got, err := Read(t.Context(), Source{FS: os.DirFS(root)})
 	if err != nil {
@@ -57,7 +58,8 @@ func TestReadServer(t *testing.T) {
 	want := Facts{
 		Hostname: "xs-7", KernelRelease: "6.12.9-amd64", KernelVersion: "#1 SMP PREEMPT_DYNAMIC", Hypervisor: "xen",
 		Timezone: "Europe/Berlin", BootTime: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
-		Load: [3]float64{0.42, 1.5, 2.25},
+		BootID: "cdf28122-0b21-40c8-b072-baffed511f45",
+		Load:   [3]float64{0.42, 1.5, 2.25},
 		CPU: CPU{
 			Count: 8, Sockets: 2, Cores: 4, ThreadsPerCore: 2, Vendor: "GenuineIntel",
 			ModelName: "Intel(R) Xeon(R) Gold 6134 CPU @ 3.20GHz", Family: 6, Model: 85, Stepping: 4, MHz: 3192.504,

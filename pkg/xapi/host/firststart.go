@@ -11,9 +11,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"strconv"
 	"strings"
-	"time"
 
 	"xapid/pkg/datamodel"
 	"xapid/pkg/db"
@@ -116,20 +114,13 @@ func ensureHost(tx *db.Tx, env *xapi.Env, m Machine) (xenapi.HostRef, error) {
 	if config == nil {
 		config = map[string]string{}
 	}
-	if rebooted(config["boot_time"], m.Facts.BootTime) && config[stayDisabled] == "" {
+	if rebooted(config, m.Facts) && config[stayDisabled] == "" {
 		h.Enabled = true
 	}
 	config["agent_start_time"] = fmt.Sprintf("%d.", env.Now().Unix())
-	config["boot_time"] = fmt.Sprintf("%d.", m.Facts.BootTime.Unix())
+	config[bootTimeKey], config[bootIDKey] = fmt.Sprintf("%d.", m.Facts.BootTime.Unix()), m.Facts.BootID
 	h.OtherConfig = config
 	return ref, nil
-}
-
-// rebooted tells whether the machine has booted since other_config:boot_time
-// was written; the kernel's figure may wander by seconds.
-func rebooted(recorded string, boot time.Time) bool {
-	was, err := strconv.ParseInt(strings.TrimSuffix(recorded, "."), 10, 64)
-	return err == nil && boot.Sub(time.Unix(was, 0)).Abs() > time.Minute
 }
 
 func cpuInfo(m Machine) map[string]string {

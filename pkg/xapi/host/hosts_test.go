@@ -311,3 +311,20 @@ func TestEnsureKeepsDisabledUntilReboot(t *testing.T) {
 	m.Facts.BootTime = xapitest.Now.Add(time.Hour)
 	start(false)
 }
+
+// TestBootsInTheSameMinute tells boots apart that the clock doesn't.
+func TestBootsInTheSameMinute(t *testing.T) {
+	env := xapitest.Open(t, t.TempDir(), nil)
+	m := host.Machine{Facts: facts.Facts{Hostname: "h", BootTime: xapitest.Now, BootID: "one"},
+		Hypervisor: xenctl.HostInfo{CPU: xenctl.CPUInfo{Count: 2}, MemoryTotalBytes: 8 << 30}}
+	if err := host.Ensure(t.Context(), env, m); err != nil {
+		t.Fatal(err)
+	}
+	if host.BootedSince(env, m.Facts) {
+		t.Error("the same boot is another one")
+	}
+	m.Facts.BootID, m.Facts.BootTime = "two", xapitest.Now.Add(20*time.Second)
+	if !host.BootedSince(env, m.Facts) {
+		t.Error("a boot 20 s later is the same one")
+	}
+}

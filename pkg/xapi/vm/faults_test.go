@@ -128,3 +128,31 @@ func (w *world) retire(ref xenapi.VMRef) {
 func ours(p saga.Point) bool {
 	return !slices.ContainsFunc([]string{"make the volume", "copy the volume", "record it"}, func(s string) bool { return strings.HasPrefix(p.Name, s) })
 }
+
+// TestAnImageOfAnEarlierBoot cuts a suspend when the guest is in its image
+// already. That holds while the machine is up; what was written last may be
+// lost with it.
+func TestAnImageOfAnEarlierBoot(t *testing.T) {
+	for boot, want := range map[string]xenapi.VMPowerState{"one": xenapi.VMPowerStateSuspended, "two": xenapi.VMPowerStateHalted} {
+		t.Run(boot, func(t *testing.T) {
+			w := newWorld(t)
+			w.boot = "one"
+			w.restart()
+			ref := w.running()
+			w.hook = func(p saga.Point) error {
+				if p.Name == "save the domain" && p.After {
+					w.stop() // before anybody hears that the domain has stopped
+					return saga.ErrCrash
+				}
+				return nil
+			}
+			if err := operations["suspend"].run(w, ref); err == nil {
+				t.Fatal("the suspend was not cut")
+			}
+			w.hook, w.boot = nil, boot
+			w.restart()
+			w.until(ref, string(want), func(vm *xenapi.VM) bool { return vm.PowerState == want })
+			w.agree("after a boot")
+		})
+	}
+}

@@ -19,6 +19,9 @@ type note struct {
 	VM   xenapi.VMRef
 	// VDIs were made by the operation and are nobody's yet.
 	VDIs []xenapi.VDIRef `json:",omitempty"`
+	// Boot is the boot of the machine during which a suspend began: what it had
+	// written and not synced is lost with that.
+	Boot string `json:",omitempty"`
 	// Paused: a start was to leave the domain paused, as it is made.
 	Paused bool `json:",omitempty"`
 }

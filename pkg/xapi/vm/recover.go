@@ -26,7 +26,7 @@ func (s *VMs) Reconcile(ctx context.Context) error {
 		domains[d.UUID] = d
 	}
 	notes := s.journal()
-	left := leftBy(notes)
+	left := s.leftBy(notes)
 	snap := s.Env.DB.View()
 	host := s.Env.Host()
 	var errs []error
@@ -53,15 +53,15 @@ func (s *VMs) Reconcile(ctx context.Context) error {
 
 // leftover is what a cut operation has left of a VM.
 type leftover struct {
-	image xenapi.VDIRef // which a suspend was writing
+	image xenapi.VDIRef // which a suspend was writing, on this boot of the machine
 	run   bool          // a start was to let it run: the domain may still be as it was made, paused
 }
 
-func leftBy(notes map[string]note) map[xenapi.VMRef]leftover {
+func (s *VMs) leftBy(notes map[string]note) map[xenapi.VMRef]leftover {
 	left := map[xenapi.VMRef]leftover{}
 	for _, n := range notes {
 		switch {
-		case n.Kind == kindSuspend && len(n.VDIs) > 0:
+		case n.Kind == kindSuspend && len(n.VDIs) > 0 && n.Boot == s.BootID:
 			left[n.VM] = leftover{image: n.VDIs[0]}
 		case n.Kind == kindStart:
 			left[n.VM] = leftover{run: !n.Paused}
@@ -192,7 +192,7 @@ func (s *VMs) settle(ctx context.Context, ref xenapi.VMRef, left leftover) error
 		return s.adopt(ctx, ref, domain)
 	case !errors.Is(err, xenctl.ErrNotFound):
 		return err
-	case image != "" && p.vm.PowerState == xenapi.VMPowerStateRunning && !s.FreshBoot:
+	case image != "" && p.vm.PowerState == xenapi.VMPowerStateRunning:
 		return errors.Join(s.Env.Update(ctx, func(tx *db.Tx) error { return s.recordSuspended(tx, ref, image) }),
 			s.Disks.DetachVDI(ctx, image, imageHolder), s.detachDisks(ctx, p))
 	case p.vm.PowerState == xenapi.VMPowerStateSuspended:

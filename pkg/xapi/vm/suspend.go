@@ -58,7 +58,7 @@ func (s *VMs) suspend(ctx context.Context, c *service.Call, p *parts, sr xenapi.
 	image.SMConfig = map[string]string{"type": "raw"}
 	var ref xenapi.VDIRef
 	var at sm.Attachment
-	id, n := string(c.Task.Ref()), &note{Kind: kindSuspend, VM: p.ref}
+	id, n := string(c.Task.Ref()), &note{Kind: kindSuspend, VM: p.ref, Boot: s.BootID}
 	steps := []saga.Step{
 		{Name: "make the image's disk",
 			Do: func(ctx context.Context) (err error) {

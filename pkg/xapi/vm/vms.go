@@ -50,6 +50,8 @@ type Options struct {
 	// FreshBoot says that the machine has booted since the daemon last ran:
 	// then the VMs that start with the host do.
 	FreshBoot bool
+	// BootID is the kernel's name for this boot of the machine.
+	BootID string
 	// Hook interferes with the steps of sagas; only tests set it.
 	Hook func(saga.Point) error
 }

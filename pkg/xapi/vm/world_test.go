@@ -38,6 +38,7 @@ type world struct {
 	dir  string
 	env  *xapi.Env
 	vms  *vm.VMs
+	boot string // of the machine
 	hyp  xenctl.Hypervisor
 	ctx  context.Context
 	hook func(saga.Point) error
@@ -91,7 +92,7 @@ func (w *world) open() {
 		Attachable: func(rd db.Reader, ref xenapi.VBDRef) error {
 			return storage.CheckVBD(rd, ref, xenapi.VBDOperationsAttach)
 		}, NIC: network.NICConfig, MAC: network.MACFor,
-		Post: func(*db.Tx, string, xenapi.Cls, string, string) {}, ShutdownTimeout: 10 * time.Second,
+		Post: func(*db.Tx, string, xenapi.Cls, string, string) {}, ShutdownTimeout: 10 * time.Second, BootID: w.boot,
 		Hook: func(p saga.Point) error {
 			if w.hook == nil {
 				return nil
