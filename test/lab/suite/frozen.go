@@ -77,11 +77,8 @@ func frozenMany(ctx context.Context, w *world) (note string, err error) {
 
 // freeze starts a VM and pauses its domain behind xapid's back.
 func (w *world) freeze(ctx context.Context, g *guest) error {
-	if err := w.VM().Start(ctx, g.ref, false, false); err != nil {
-		return fmt.Errorf("VM.start of %s: %w", g.name, err)
-	}
-	if err := w.says(ctx, g, 0, "MARK up"); err != nil {
-		return err
+	if err := w.boots(ctx, g); err != nil {
+		return fmt.Errorf("%s: %w", g.name, err)
 	}
 	id, err := w.VM().GetDomid(ctx, g.ref)
 	if err == nil {
@@ -92,6 +89,9 @@ func (w *world) freeze(ctx context.Context, g *guest) error {
 
 // paceOf starts a VM, lists all and shuts it down.
 func (w *world) paceOf(ctx context.Context, g *guest) (p pace, err error) {
+	if err := w.unheard(ctx, g); err != nil {
+		return p, err
+	}
 	began := time.Now()
 	if err := w.VM().Start(ctx, g.ref, false, false); err != nil {
 		return p, fmt.Errorf("VM.start: %w", err)

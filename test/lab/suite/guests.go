@@ -119,6 +119,10 @@ func (w *world) comesAgain(ctx context.Context, g *guest, line string) (string, 
 	if err != nil {
 		return "", err
 	}
+	from, err := w.mark(ctx, g)
+	if err != nil {
+		return "", err
+	}
 	if err := w.typed(ctx, g, line); err != nil {
 		return "", err
 	}
@@ -134,7 +138,7 @@ func (w *world) comesAgain(ctx context.Context, g *guest, line string) (string, 
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("again after %.1f s", time.Since(began).Seconds()), w.says(ctx, g, 0, "MARK up")
+	return fmt.Sprintf("again after %.1f s", time.Since(began).Seconds()), w.says(ctx, g, from, "MARK up")
 }
 
 const crashLine = "echo c >/proc/sysrq-trigger"

@@ -31,6 +31,10 @@ func dom0Reboots(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
+	from, err := w.mark(ctx, wanted)
+	if err != nil {
+		return "", err
+	}
 	if _, err := w.dom0.Run(ctx, "systemctl reboot --no-block"); err != nil {
 		return "", err
 	}
@@ -46,7 +50,7 @@ func dom0Reboots(ctx context.Context, w *world) (note string, err error) {
 		return "", err
 	}
 	started := time.Since(began)
-	if err := w.says(ctx, wanted, 0, "MARK up"); err != nil {
+	if err := w.says(ctx, wanted, from, "MARK up"); err != nil {
 		return "", err
 	}
 	note = fmt.Sprintf("boot to API %.1f s, the VM runs %.1f s later", took.Seconds(), started.Seconds())

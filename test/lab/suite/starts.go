@@ -160,10 +160,10 @@ func libvirtdKilled(ctx context.Context, w *world) (string, error) {
 			}
 		}
 	}
-	if err := w.VM().Start(ctx, g.ref, false, false); err != nil {
-		return "", fmt.Errorf("the start afterwards: %w (%s)", err, note)
+	if err := w.boots(ctx, g); err != nil {
+		return "", fmt.Errorf("afterwards: %w (%s)", err, note)
 	}
-	return note + "then it starts", w.says(ctx, g, 0, "MARK up")
+	return note + "then it starts", nil
 }
 
 // truth waits until a VM's record is what Xen says: Running with a domain, or Halted with nothing left.

@@ -134,10 +134,27 @@ func (w *world) running(ctx context.Context, kind xenapi.DomainType) (*guest, er
 			return nil, fmt.Errorf("VM.hard_shutdown: %w", err)
 		}
 	}
-	if err := w.VM().Start(ctx, g.ref, false, false); err != nil {
-		return nil, fmt.Errorf("VM.start: %w", err)
+	return g, w.boots(ctx, g)
+}
+
+// unheard removes what earlier guests of a halted VM have said on its console.
+func (w *world) unheard(ctx context.Context, g *guest) error {
+	uuid, err := w.VM().GetUUID(ctx, g.ref)
+	if err == nil {
+		_, err = w.dom0.Run(ctx, "rm -f /var/log/xen/console/guest-*-%s.log", uuid)
 	}
-	return g, w.says(ctx, g, 0, "MARK up")
+	return err
+}
+
+// boots starts a halted VM and waits until its guest is up.
+func (w *world) boots(ctx context.Context, g *guest) error {
+	if err := w.unheard(ctx, g); err != nil {
+		return err
+	}
+	if err := w.VM().Start(ctx, g.ref, false, false); err != nil {
+		return fmt.Errorf("VM.start: %w", err)
+	}
+	return w.says(ctx, g, 0, "MARK up")
 }
 
 // errStopped says that a guest has no domain any more.
