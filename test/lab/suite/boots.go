@@ -30,6 +30,9 @@ func (w *world) bootsHVM(ctx context.Context, firmware string) (note string, err
 	r.HVMBootParams = map[string]string{"order": "d", "firmware": firmware}
 	r.Platform = map[string]string{"acpi": "1", "apic": "true", "pae": "true", "device-model": "/bin/false", "vga": "std"}
 	r.PVKernel, r.PVRamdisk, r.PVArgs = "", "", ""
+	if firmware == "uefi" { // whose loader needs more than the guest
+		r.MemoryDynamicMin, r.MemoryDynamicMax, r.MemoryStaticMax = 512*mib, 512*mib, 512*mib
+	}
 	g, err := w.created(ctx, r)
 	if err != nil {
 		return "", err
