@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ func main() {
 	machine := flag.String("machine", "", "the command that pulls the machine's plug, waits for its end or boots it again, given as its last argument")
 	pulls := flag.Int("pulls", 1, "how often to pull the plug")
 	skip := flag.String("skip", "^$", "leave out the scenarios whose names match this, and say so")
+	half := flag.String("half", "", "run only the scenarios of one half: guests, or dom0, whose scenarios end dom0 or change what is installed there")
 	flag.Parse()
 	password, err := bufio.NewReader(os.Stdin).ReadString('\n')
 	if err != nil {
@@ -36,7 +38,7 @@ func main() {
 	}
 	w := &world{password: strings.TrimSpace(password), dom0: strings.Fields(*exec), machine: strings.Fields(*machine), pulls: *pulls, vms: map[string]*guest{}}
 	w.Client = client.New(*url, client.Options{TLS: &tls.Config{InsecureSkipVerify: true}}) // self-signed
-	if !w.run(context.Background(), regexp.MustCompile(*only), regexp.MustCompile(*skip)) {
+	if !w.run(context.Background(), chosen(*half, regexp.MustCompile(*only)), regexp.MustCompile(*skip)) {
 		os.Exit(1)
 	}
 }
@@ -52,14 +54,19 @@ func (s scenario) within(w *world) time.Duration {
 	return patience
 }
 
-// run goes through the scenarios. One that fails is tried a second time, from a state that it makes itself, since the
+// chosen are the scenarios of a half, or of both for "", that match.
+func chosen(half string, only *regexp.Regexp) []scenario {
+	return slices.DeleteFunc(slices.Clone(scenarios), func(s scenario) bool {
+		wrong := half == "guests" && s.dom0 || half == "dom0" && !s.dom0
+		return !s.always && (wrong || !only.MatchString(s.name) || s.asked && only.String() == "")
+	})
+}
+
+// run goes through scenarios. One that fails is tried a second time, from a state that it makes itself, since the
 // emulated machine now and then loses a guest or a second; the first failure is told all the same, and counted.
-func (w *world) run(ctx context.Context, only, skip *regexp.Regexp) bool {
+func (w *world) run(ctx context.Context, chosen []scenario, skip *regexp.Regexp) bool {
 	passed, again, failed, skipped, began := 0, 0, 0, 0, time.Now()
-	for _, s := range scenarios {
-		if !s.always && (!only.MatchString(s.name) || s.asked && only.String() == "") {
-			continue
-		}
+	for _, s := range chosen {
 		if skip.MatchString(s.name) {
 			fmt.Printf("NOT RUN         %s\n", s.name)
 			skipped++

@@ -18,6 +18,7 @@ type scenario struct {
 	do     func(ctx context.Context, w *world) (note string, err error)
 	always bool // also when only others are asked for
 	asked  bool // only when it is asked for
+	dom0   bool // ends dom0, or changes what is installed there
 	// patience is how long it may take, if not as long as the others.
 	patience func(w *world) time.Duration
 }
@@ -63,9 +64,9 @@ var scenarios = []scenario{
 	{name: "a start without its disk leaves nothing", do: noDisk},
 	{name: "kill -9 of libvirtd in the middle of a start", do: libvirtdKilled, patience: long},
 	{name: "five frozen guests don't slow down the others", do: frozenMany, patience: long},
-	{name: "reboot of dom0 starts the VMs that it is to start", do: dom0Reboots, patience: long},
-	{name: "power pulls", do: powerPulls, patience: aPull},
-	{name: "upgrade keeps the state, purge takes it", do: upgrade},
+	{name: "reboot of dom0 starts the VMs that it is to start", do: dom0Reboots, patience: long, dom0: true},
+	{name: "power pulls", do: powerPulls, patience: aPull, dom0: true},
+	{name: "upgrade keeps the state, purge takes it", do: upgrade, dom0: true},
 }
 
 func login(ctx context.Context, w *world) (string, error) {
