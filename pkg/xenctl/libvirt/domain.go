@@ -200,7 +200,7 @@ func (d *Driver) List(ctx context.Context) (all []xenctl.Domain, err error) {
 				continue
 			}
 			one, err := d.describe(l, dom)
-			if err != nil && vanished(l, dom) {
+			if err != nil && vanished(ctx, l, dom, err) {
 				continue
 			}
 			if err != nil {
@@ -215,11 +215,34 @@ func (d *Driver) List(ctx context.Context) (all []xenctl.Domain, err error) {
 	return all, err
 }
 
-// vanished says whether a domain that was listed has ended since. Its error alone doesn't tell: of one that libxl
-// can't find, libvirt says that something internal failed.
-func vanished(l *libvirt.Libvirt, dom libvirt.Domain) bool {
-	now, err := lookup(l, formatUUID(dom.UUID))
-	return errors.Is(opError("", "", err), xenctl.ErrNotFound) || err == nil && now.ID != dom.ID
+// vanished says whether a domain that was listed, and of which something failed since, has ended. The error alone
+// doesn't tell: of one that libxl can't find, libvirt says that something internal failed, and goes on naming it
+// until it has seen its end too.
+func vanished(ctx context.Context, l *libvirt.Libvirt, dom libvirt.Domain, failure error) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for {
+		now, err := lookup(l, formatUUID(dom.UUID))
+		if errors.Is(opError("", "", err), xenctl.ErrNotFound) || err == nil && now.ID != dom.ID {
+			return true
+		}
+		if err != nil || !internal(failure) {
+			return false
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// internal says that libvirt does not know itself what failed.
+func internal(err error) bool {
+	var answer libvirt.Error
+	return errors.As(err, &answer) && answer.Code == uint32(libvirt.ErrInternalError)
 }
 
 // describe asks for what is known of a domain.

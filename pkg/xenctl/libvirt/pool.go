@@ -24,12 +24,13 @@ type conn struct {
 // wire is a net.Conn that knows when it is dead.
 type wire struct {
 	net.Conn
+	in   *inOrder
 	once sync.Once
 	dead chan struct{}
 }
 
 func (w *wire) Read(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
+	n, err := w.in.Read(p)
 	if err != nil {
 		w.kill()
 	}
@@ -97,7 +98,7 @@ func (d dialer) dial(ctx context.Context) (*conn, error) {
 		}
 		return nil, fmt.Errorf("%w: %w", xenctl.ErrUnavailable, err)
 	}
-	w := &wire{Conn: plain, dead: make(chan struct{})}
+	w := &wire{Conn: plain, in: newInOrder(plain), dead: make(chan struct{})}
 	c := &conn{Libvirt: libvirt.NewWithDialer(w), wire: w}
 	err = c.do(ctx, func(l *libvirt.Libvirt) error { return l.ConnectToURI(libvirt.ConnectURI(d.uri)) })
 	if err != nil {

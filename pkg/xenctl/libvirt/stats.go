@@ -30,7 +30,7 @@ func (d *Driver) Stats(ctx context.Context) (all []xenctl.DomainStats, err error
 				continue
 			}
 			s, err := measure(l, dom)
-			if err != nil && vanished(l, dom) {
+			if err != nil && vanished(ctx, l, dom, err) {
 				continue
 			}
 			if err != nil {
