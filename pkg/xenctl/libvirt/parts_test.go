@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,5 +152,42 @@ func TestUUIDs(t *testing.T) {
 		if _, err := parseUUID(bad); !errors.Is(err, xenctl.ErrInvalid) {
 			t.Errorf("%q: %v", bad, err)
 		}
+	}
+}
+
+func TestCauseIsWhatLibxlLogged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "driver.log")
+	const before = "2026-11-25 10:00:00.000+0000: libxl: of another domain\n"
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	failure := libvirt.Error{Code: uint32(libvirt.ErrInternalError), Message: "failed to create"}
+	if err := cause(failure, path, size(path)); err.Error() != failure.Error() {
+		t.Errorf("without a log: %v", err)
+	}
+	write(before)
+	from := size(path)
+	if err := cause(failure, path, from); err.Error() != failure.Error() {
+		t.Errorf("nothing logged: %v", err)
+	}
+	write(before + "2026-11-25 10:00:01.000+0000: xc: panic: no loader found\n\n" + strings.Repeat("\xff", 3*causeBytes) + strings.Repeat("\nmore", causeLines))
+	err := cause(failure, path, from)
+	var answer libvirt.Error
+	if !errors.As(err, &answer) || !internal(err) {
+		t.Errorf("%v is no longer libvirt's error", err)
+	}
+	want := failure.Error() + " (libxl: xc: panic: no loader found; ?; more; more)"
+	if err.Error() != want {
+		t.Errorf("%q, not %q", err, want)
+	}
+	write("x: rotated\n")
+	if err := cause(failure, path, from); !strings.Contains(err.Error(), "(libxl: x: rotated)") {
+		t.Errorf("rotated: %v", err)
+	}
+	if err := cause(nil, path, 0); err != nil {
+		t.Error(err)
 	}
 }

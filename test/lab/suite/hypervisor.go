@@ -125,6 +125,9 @@ func (w *world) goesOn(ctx context.Context, g *guest, domid int64) error {
 	return w.says(ctx, g, from, "MARK tick")
 }
 
+// silentLists is of how many lists the median is compared.
+const silentLists = 40
+
 // libvirtdSilent stops libvirtd as a hang does: its socket takes calls and nobody reads them.
 func libvirtdSilent(ctx context.Context, w *world) (note string, err error) {
 	g, err := w.running(ctx, xenapi.DomainTypePV)
@@ -135,7 +138,7 @@ func libvirtdSilent(ctx context.Context, w *world) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	usual, err := w.listing(ctx, 200)
+	usual, err := w.listing(ctx, silentLists)
 	if err != nil {
 		return "", err
 	}
@@ -147,7 +150,7 @@ func libvirtdSilent(ctx context.Context, w *world) (note string, err error) {
 	if err = errors.Join(err, cont); err != nil {
 		return "", err
 	}
-	note = fmt.Sprintf("200 lists took %v each, %v with libvirtd silent; VM.pause failed after %.1f s", usual, silent, took.Seconds())
+	note = fmt.Sprintf("%d lists took %v each, %v with libvirtd silent; VM.pause failed after %.1f s", silentLists, usual, silent, took.Seconds())
 	if failure == nil || !strings.Contains(failure.Error(), silence) {
 		return "", fmt.Errorf("%s: its error does not name the cause: %w", note, failure)
 	}
@@ -166,7 +169,7 @@ func (w *world) pausingUnheard(ctx context.Context, g *guest) (failure error, to
 		failure = w.VM().Pause(ctx, g.ref)
 		took = time.Since(began)
 	}()
-	list, err = w.listing(ctx, 200)
+	list, err = w.listing(ctx, silentLists)
 	select {
 	case <-ended:
 	case <-ctx.Done():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"xapid/pkg/xenapi"
@@ -84,7 +85,8 @@ func failedStarts(ctx context.Context, w *world) (note string, err error) {
 	var failure error
 	began := time.Now()
 	for n := 1; n <= failures; n++ {
-		if failure = w.VM().Start(ctx, g.ref, false, false); xenapi.Code(failure) == "" {
+		failure = w.VM().Start(ctx, g.ref, false, false)
+		if xenapi.Code(failure) == "" || !strings.Contains(failure.Error(), "Invalid kernel") {
 			return "", fmt.Errorf("start %d: %w", n, failure)
 		}
 		if n == firstLook {
