@@ -111,7 +111,7 @@ machine() {
 	name=$1 port=$(free_port) password=$(tr -dc a-z0-9 </dev/urandom | head -c 16 || true)
 	trap end EXIT
 	trap 'exit 130' INT TERM
-	step "boot dom0" "$lab_dir/run.sh" "$name" --systemd --forward "$port:443" --disk 1024 --memory 2048
+	step "boot dom0" "$lab_dir/run.sh" "$name" --systemd --forward "$port:443" --disk 1024 --memory 2048 --dom0-cpus 1
 	step "install the package, start the service" install_deb
 	"$lab_dir/exec.sh" "$name" chpasswd <<<"root:$password"
 }

@@ -6,6 +6,10 @@
 #   --memory MiB   the VM's memory (default 1536)
 #   --dom0 MiB     dom0's share of it (default 768)
 #   --cpus N       (default 2)
+#   --dom0-cpus N  how many of them dom0 has, each pinned (default: all, not
+#                  pinned). One is best for machines that run side by side:
+#                  dom0's processors wait for each other, and so do QEMU's
+#                  threads when there are more of them than processors here.
 #   --disk MiB     adds an empty disk: /dev/vdb, then /dev/vdc ... (repeatable)
 #   --net ADDR/LEN adds eth1, on the network all lab VMs share, with an address
 #   --forward HOST:GUEST  makes the VM's TCP port GUEST 127.0.0.1:HOST (repeatable)
@@ -30,12 +34,13 @@ if [[ ${1:-} = --keep ]]; then
 	set -- "${options[@]}"
 fi
 options=("$@")
-memory=1536 dom0=768 cpus=2 disks=() net= forwards=() xen=1 init= timeout=300
+memory=1536 dom0=768 cpus=2 disks=() net= forwards=() xen=1 init= timeout=300 dom0_cpus=
 while (($#)); do
 	case $1 in
 	--memory) memory=$2; shift ;;
 	--dom0) dom0=$2; shift ;;
 	--cpus) cpus=$2; shift ;;
+	--dom0-cpus) dom0_cpus=$2; shift ;;
 	--disk) disks+=("$2"); shift ;;
 	--net) net=$2; shift ;;
 	--forward) forwards+=("$2"); shift ;;
@@ -89,7 +94,7 @@ fi
 words="lab.name=$name lab.init=${init:-/lab/init} lab.ip=$net quiet panic=-1 mitigations=off net.ifnames=0"
 if [[ $xen ]]; then
 	args+=(-kernel "$image_dir/xen"
-		-append "com1=115200,8n1 console=com1 dom0_mem=${dom0}M,max:${dom0}M bootscrub=0 spec-ctrl=no ucode=no"
+		-append "com1=115200,8n1 console=com1 dom0_mem=${dom0}M,max:${dom0}M${dom0_cpus:+ dom0_max_vcpus=$dom0_cpus dom0_vcpus_pin} bootscrub=0 spec-ctrl=no ucode=no"
 		-initrd "$image_dir/vmlinux console=hvc0 ${words//,/,,},$image_dir/initrd")
 else
 	args+=(-kernel "$image_dir/vmlinux" -initrd "$image_dir/initrd" -append "console=ttyS0 $words")
