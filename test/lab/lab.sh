@@ -86,7 +86,7 @@ contract() {
 	for try in 1 2; do
 		if "$lab_dir/exec.sh" "$name" "cd /root && XAPID_XEN=1 ./libvirt.test -test.v -test.timeout 15m -test.run '^TestContractOnXen\$/^$kind\$' >contract-$kind.log 2>&1 &&
 			grep -q '^    --- PASS: TestContractOnXen/$kind ' contract-$kind.log"; then
-			say "contract, $kind: $("$lab_dir/exec.sh" "$name" "grep -c '^        --- PASS' /root/contract-$kind.log") parts passed, $("$lab_dir/exec.sh" "$name" "grep -c '^        --- SKIP' /root/contract-$kind.log") lack something"
+			say "contract, $kind: $("$lab_dir/exec.sh" "$name" "grep -c -- '--- PASS: TestContractOnXen/$kind/' /root/contract-$kind.log") parts passed, $("$lab_dir/exec.sh" "$name" "grep -c -- '--- SKIP: TestContractOnXen/$kind/' /root/contract-$kind.log") lack something"
 			return 0
 		fi
 		"$lab_dir/exec.sh" "$name" "xl dmesg -c | grep -qi 'triple fault'" || break
@@ -124,28 +124,32 @@ scenarios() {
 }
 
 guests_half() {
-	machine "lab-$$-guests"
 	step "the xenstore client on the real xenstored" xenstore_test
 	scenarios -half guests
 }
 
 dom0_half() {
-	machine "lab-$$-dom0"
 	contracts
 	scenarios -half dom0
 }
 
-# The suite runs in two halves side by side, each on a machine of its own, since a machine is idle for a third of its
-# time. The lines of each are marked.
-suite() {
-	local half halves=() status=0
+pulls_half() {
+	pulls=$(((pulls + 1) / 2))
+	scenarios -run "power pulls"
+}
+
+# Runs two functions side by side, each on a machine of its own, since one machine is idle for a third of its time.
+# Their lines are marked.
+halves() {
+	local half n=0 running=() status=0
 	set -m # each in a process group, which can be ended as one
-	for half in guests dom0; do
-		{ "${half}_half" 2>&1 | (trap '' INT TERM; exec sed -u "s/^/$(printf '%-6s' "$half") | /"); } &
-		halves+=($!)
+	for half; do
+		n=$((n + 1))
+		{ (machine "lab-$$-$n"; "$half") 2>&1 | (trap '' INT TERM; exec sed -u "s/^/$n | /"); } &
+		running+=($!)
 	done
-	trap 'kill -TERM -- "${halves[@]/#/-}" || true; wait; exit 130' INT TERM
-	for half in "${halves[@]}"; do wait "$half" || status=1; done
+	trap 'kill -TERM -- "${running[@]/#/-}" || true; wait; exit 130' INT TERM
+	for half in "${running[@]}"; do wait "$half" || status=1; done
 	say "both halves ended after $(($(date +%s) - began)) s in all"
 	return $status
 }
@@ -154,8 +158,8 @@ setup
 clean_up
 "$lab_dir/build-image.sh"
 case $what in
-suite) suite ;;
-pulls) machine lab-$$; scenarios -run "power pulls" ;;
+suite) halves guests_half dom0_half ;;
+pulls) halves pulls_half pulls_half ;;
 uefi) machine lab-$$; scenarios -run UEFI ;;
 shell)
 	machine lab-$$

@@ -11,10 +11,32 @@ import (
 	"xapid/pkg/xenctl"
 )
 
-func testResize(t *testing.T, s *suite) {
-	r := capability[xenctl.Resizer](t, s)
+// testRunning does with one guest, in order, all that can be done with a guest that runs, since booting one may take
+// long. The last part ends it.
+func testRunning(t *testing.T, s *suite) {
 	cfg := s.config()
+	cfg.Disks = append(cfg.Disks, xenctl.Disk{Device: "xvdd", CDROM: true, ReadOnly: true})
 	s.boot(t, cfg)
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, *suite, *xenctl.DomainConfig)
+	}{
+		{"guest info", testGuestInfo},
+		{"stats", testStats},
+		{"xenstore", testXenstore},
+		{"scheduling", testScheduling},
+		{"resize", testResize},
+		{"nics", testNICs},
+		{"media", testMedia},
+		{"disks", testDisks},
+		{"console", testConsole},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.test(t, s, cfg) })
+	}
+}
+
+func testResize(t *testing.T, s *suite, cfg *xenctl.DomainConfig) {
+	r := capability[xenctl.Resizer](t, s)
 	less := cfg.Memory.StaticMaxBytes * 7 / 8
 	for _, target := range []int64{less, cfg.Memory.StaticMaxBytes} {
 		noErr(t, "set memory", r.SetMemoryTarget(s.ctx(t), cfg.UUID, target))
@@ -44,19 +66,16 @@ func testResize(t *testing.T, s *suite) {
 	wantErr(t, "no vcpu", r.SetVCPUs(s.ctx(t), cfg.UUID, 0), xenctl.ErrInvalid)
 }
 
-func testScheduling(t *testing.T, s *suite) {
+func testScheduling(t *testing.T, s *suite, d *xenctl.DomainConfig) {
 	c := capability[xenctl.Scheduler](t, s)
-	d := s.create(t, s.config())
 	noErr(t, "set", c.SetScheduling(s.ctx(t), d.UUID, 512, 50))
 	noErr(t, "back to the default", c.SetScheduling(s.ctx(t), d.UUID, 0, 0))
 	wantErr(t, "weight", c.SetScheduling(s.ctx(t), d.UUID, -1, 0), xenctl.ErrInvalid)
 	wantErr(t, "unknown domain", c.SetScheduling(s.ctx(t), NewUUID(), 256, 0), xenctl.ErrNotFound)
 }
 
-func testDisks(t *testing.T, s *suite) {
+func testDisks(t *testing.T, s *suite, cfg *xenctl.DomainConfig) {
 	p := capability[xenctl.DiskPlugger](t, s)
-	cfg := s.config()
-	s.boot(t, cfg)
 	disk := xenctl.Disk{Device: "xvdb", Source: image(t, "disk")}
 	noErr(t, "attach", p.AttachDisk(s.ctx(t), cfg.UUID, disk))
 	wantErr(t, "attach again", p.AttachDisk(s.ctx(t), cfg.UUID, disk), xenctl.ErrExists)
@@ -71,6 +90,7 @@ func testDisks(t *testing.T, s *suite) {
 	noErr(t, "pause", s.h.Pause(s.ctx(t), cfg.UUID))
 	noErr(t, "detach by force", p.DetachDisk(s.ctx(t), cfg.UUID, "xvdb", true))
 	wantErr(t, "detach again by force", p.DetachDisk(s.ctx(t), cfg.UUID, "xvdb", true), xenctl.ErrNoDevice)
+	noErr(t, "unpause", s.h.Unpause(s.ctx(t), cfg.UUID))
 	wantErr(t, "unknown domain", p.AttachDisk(s.ctx(t), NewUUID(), disk), xenctl.ErrNotFound)
 }
 
@@ -99,10 +119,8 @@ func image(t *testing.T, name string) xenctl.DiskSource {
 	return xenctl.DiskSource{Kind: xenctl.DiskFile, Path: path}
 }
 
-func testNICs(t *testing.T, s *suite) {
+func testNICs(t *testing.T, s *suite, cfg *xenctl.DomainConfig) {
 	p := capability[xenctl.NICPlugger](t, s)
-	cfg := s.config()
-	s.boot(t, cfg)
 	nic := xenctl.NIC{Index: 3, MAC: "02:00:00:00:00:03", Bridge: "xenbr0"}
 	if s.Bridge != "" {
 		nic.Bridge = s.Bridge
@@ -115,14 +133,8 @@ func testNICs(t *testing.T, s *suite) {
 	wantErr(t, "detach again", p.DetachNIC(s.ctx(t), cfg.UUID, 3, false), xenctl.ErrNoDevice)
 }
 
-func testMedia(t *testing.T, s *suite) {
+func testMedia(t *testing.T, s *suite, cfg *xenctl.DomainConfig) {
 	m := capability[xenctl.MediaChanger](t, s)
-	cfg := s.config()
-	cfg.Disks = append(cfg.Disks, xenctl.Disk{Device: "xvdd", CDROM: true, ReadOnly: true})
-	s.create(t, cfg)
-	if s.Booted != nil {
-		noErr(t, "boot", s.Booted(cfg.UUID))
-	}
 	one, two := image(t, "one.iso"), image(t, "two.iso")
 	noErr(t, "insert", m.InsertMedia(s.ctx(t), cfg.UUID, "xvdd", one))
 	wantErr(t, "insert into a full drive", m.InsertMedia(s.ctx(t), cfg.UUID, "xvdd", two), xenctl.ErrBadState)
@@ -131,9 +143,8 @@ func testMedia(t *testing.T, s *suite) {
 	wantErr(t, "no such drive", m.InsertMedia(s.ctx(t), cfg.UUID, "xvde", one), xenctl.ErrNoDevice)
 }
 
-func testConsole(t *testing.T, s *suite) {
+func testConsole(t *testing.T, s *suite, d *xenctl.DomainConfig) {
 	c := capability[xenctl.Consoler](t, s)
-	d := s.boot(t, s.config())
 	stream, err := c.OpenConsole(s.ctx(t), d.UUID)
 	noErr(t, "open", err)
 	defer stream.Close()
@@ -148,9 +159,9 @@ func testConsole(t *testing.T, s *suite) {
 	wantErr(t, "open after the end", err, xenctl.ErrNotFound)
 }
 
-func testStats(t *testing.T, s *suite) {
+func testStats(t *testing.T, s *suite, cfg *xenctl.DomainConfig) {
 	c := capability[xenctl.Statser](t, s)
-	d := s.create(t, s.config())
+	d := s.wantState(t, cfg.UUID, xenctl.StateRunning)
 	all, err := c.Stats(s.ctx(t))
 	noErr(t, "stats", err)
 	for _, st := range all {
@@ -164,9 +175,8 @@ func testStats(t *testing.T, s *suite) {
 	t.Error("the domain isn't among the stats")
 }
 
-func testGuestInfo(t *testing.T, s *suite) {
+func testGuestInfo(t *testing.T, s *suite, d *xenctl.DomainConfig) {
 	c := capability[xenctl.GuestInformer](t, s)
-	d := s.create(t, s.config())
 	for {
 		s.await(t, d.UUID, xenctl.EventGuestChanged)
 		info, err := c.GuestInfo(s.ctx(t), d.UUID)
@@ -179,9 +189,8 @@ func testGuestInfo(t *testing.T, s *suite) {
 	wantErr(t, "unknown domain", err, xenctl.ErrNotFound)
 }
 
-func testXenstore(t *testing.T, s *suite) {
+func testXenstore(t *testing.T, s *suite, d *xenctl.DomainConfig) {
 	c := capability[xenctl.XenstoreWriter](t, s)
-	d := s.create(t, s.config())
 	value := "héllo\nworld"
 	noErr(t, "write", c.WriteXenstore(s.ctx(t), d.UUID, map[string]*string{"vm-data/key": &value, "vm-data/none": nil}))
 	noErr(t, "remove", c.WriteXenstore(s.ctx(t), d.UUID, map[string]*string{"vm-data/key": nil}))

@@ -87,15 +87,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"subscriptions end", testSubscription},
 		{"many at once", testConcurrent},
 		{"host", testHost},
-		{"resize", testResize},
-		{"scheduling", testScheduling},
-		{"disks", testDisks},
-		{"nics", testNICs},
-		{"media", testMedia},
-		{"console", testConsole},
-		{"stats", testStats},
-		{"guest info", testGuestInfo},
-		{"xenstore", testXenstore},
+		{"a running guest", testRunning},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			h := open(t)

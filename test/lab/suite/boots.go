@@ -49,7 +49,7 @@ func (w *world) bootsHVM(ctx context.Context, firmware string) (note string, err
 		return "", fmt.Errorf("VM.start: %w", err)
 	}
 	started := time.Since(began)
-	if err := w.hears(ctx, g, 0, "MARK up", 5*time.Minute); err != nil {
+	if err := w.hears(ctx, g, 0, "MARK up", 8*time.Minute); err != nil {
 		return "", err
 	}
 	note = fmt.Sprintf("VM.start %.1f s, the guest was up after %.0f s", started.Seconds(), time.Since(began).Seconds())

@@ -39,7 +39,7 @@ func libvirtdRestarts(ctx context.Context, w *world) (string, error) {
 	client.Go(func() { tally.done, tally.failed, tally.odd = w.pausesAndUnpauses(calling, g) })
 	_, err = w.dom0.Run(ctx, "systemctl restart libvirtd && virsh -q -c xen:///system list >/dev/null")
 	if err == nil {
-		err = w.reconnected(ctx, end)
+		err = w.logs(ctx, end, "msg=connected")
 	}
 	stop()
 	client.Wait()
@@ -57,14 +57,6 @@ func libvirtdRestarts(ctx context.Context, w *world) (string, error) {
 		return "", fmt.Errorf("VM.clean_shutdown: %w", err)
 	}
 	return fmt.Sprintf("connected after %d tries; meanwhile %d calls succeeded, %d failed and said why", tries, tally.done, tally.failed), w.gone(ctx, g)
-}
-
-// reconnected waits until the service says that it is connected again.
-func (w *world) reconnected(ctx context.Context, logEnd string) error {
-	return eventually(ctx, "xapid is connected to libvirtd", time.Minute, func() (bool, error) {
-		n, err := w.logged(ctx, logEnd, "msg=connected")
-		return n > 0, err
-	})
 }
 
 // pausesAndUnpauses calls until ctx ends. A failure has to name the hypervisor, or the state that a call which
@@ -225,11 +217,7 @@ func stranger(ctx context.Context, w *world) (note string, err error) {
 	if err := w.loginAgain(ctx); err != nil {
 		return "", err
 	}
-	err = eventually(ctx, "the log tells of the stranger", time.Minute, func() (bool, error) {
-		n, err := w.logged(ctx, end, "name=stranger")
-		return n > 0, err
-	})
-	if err != nil {
+	if err := w.logs(ctx, end, "name=stranger"); err != nil {
 		return "", err
 	}
 	_, err = w.dom0.Run(ctx, "[ $(xl domid stranger) = %s ] && xl list %s | awk 'NR == 2 {exit $5 ~ /[rb]/ ? 0 : 1}' && "+

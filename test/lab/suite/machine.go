@@ -99,3 +99,11 @@ func (w *world) logged(ctx context.Context, cursor, text string) (lines int, err
 	}
 	return lines, err
 }
+
+// logs waits until the service logs a text after a place in its log.
+func (w *world) logs(ctx context.Context, cursor, text string) error {
+	return eventually(ctx, "in the service's log: "+text, time.Minute, func() (bool, error) {
+		err := w.comes(ctx, text, "journalctl -q -u xapid -o cat --no-tail -f --after-cursor=%q", cursor)
+		return err == nil, err
+	})
+}

@@ -34,7 +34,7 @@ type guest struct {
 func eventually(ctx context.Context, what string, within time.Duration, ok func() (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("not within %v: %s", within, what))
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	var last error
 	for {
@@ -169,7 +169,7 @@ func (w *world) console(ctx context.Context, g *guest) (string, error) {
 	if id < 0 {
 		return "", errStopped
 	}
-	name, err := w.dom0.Run(ctx, "xl domname %d", id)
+	name, err := w.dom0.Run(ctx, "xenstore-read /local/domain/%d/name", id)
 	return "/var/log/xen/console/guest-" + name + ".log", err
 }
 
@@ -198,9 +198,17 @@ func (w *world) hears(ctx context.Context, g *guest, after int, text string, wit
 		if err != nil {
 			return false, err
 		}
-		_, err = w.dom0.Run(ctx, "tail -c +%d %s | tr -d '\\r' | grep -aqF -- %q", after+1, log, text)
+		err = w.comes(ctx, text, "tail -c +%d -F %s", after+1, log)
 		return err == nil, err
 	})
+}
+
+// comes waits in the dom0, for some seconds, until what a command goes on printing has a text. To ask again and again
+// from outside would take the emulated processor from those who are waited for.
+func (w *world) comes(ctx context.Context, text, command string, args ...any) error {
+	_, err := w.dom0.Run(ctx, `timeout 5 bash -c 'grep -aqF -- "$1" < <(exec %s 2>/dev/null); found=$?; kill $!; exit $found' - %q`,
+		fmt.Sprintf(command, args...), text)
+	return err
 }
 
 // tell types a line on the guest's console and waits until it has been obeyed.
