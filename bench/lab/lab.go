@@ -34,7 +34,7 @@ func (l *lab) prepare(ctx context.Context) error {
 	r.NameLabel, r.DomainType = "bench", xenapi.DomainTypePV
 	r.MemoryStaticMin, r.MemoryDynamicMin, r.MemoryDynamicMax, r.MemoryStaticMax = 64*mib, 128*mib, 128*mib, 128*mib
 	r.VCPUsMax, r.VCPUsAtStartup, r.HVMShadowMultiplier = 1, 1, 1
-	r.PVKernel, r.PVRamdisk, r.PVArgs = "/lab/guest/vmlinux", "/lab/guest/initrd", "console=hvc0 quiet mitigations=off"
+	r.PVKernel, r.PVRamdisk, r.PVArgs = "/lab/guest/vmlinux", "/lab/guest/initrd", "console=hvc0 quiet mitigations=off pci=noearly"
 	r.ActionsAfterShutdown, r.ActionsAfterReboot = xenapi.OnNormalExitDestroy, xenapi.OnNormalExitRestart
 	r.ActionsAfterCrash = xenapi.OnCrashBehaviourDestroy
 	var err error

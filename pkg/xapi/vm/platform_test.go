@@ -81,7 +81,7 @@ func (h xenHost) Close(ctx context.Context) error {
 func (realXen) guest(rec *xenapi.VM) {
 	rec.MemoryStaticMax, rec.MemoryDynamicMax, rec.MemoryDynamicMin = 128*mib, 128*mib, 128*mib
 	rec.DomainType = xenapi.DomainTypePV
-	rec.PVKernel, rec.PVRamdisk, rec.PVArgs = "/lab/guest/vmlinux", "/lab/guest/initrd", "console=hvc0 quiet mitigations=off"
+	rec.PVKernel, rec.PVRamdisk, rec.PVArgs = "/lab/guest/vmlinux", "/lab/guest/initrd", "console=hvc0 quiet mitigations=off pci=noearly"
 }
 
 func (realXen) volume(rec *xenapi.VDI) { rec.SMConfig = map[string]string{"type": "raw"} }

@@ -60,10 +60,10 @@ func onXen(t *testing.T, kind xenctl.DomainType) xenctltest.Harness {
 		Hypervisor: x, Patience: xenPatience, MemoryBytes: guestBytes, Workers: 3, OverheadBytes: 8 << 20,
 		Adapt: func(c *xenctl.DomainConfig) {
 			c.Type, c.OnCrash = kind, xenctl.CrashDestroy
-			c.Boot = xenctl.Boot{Kernel: labKernel, Ramdisk: labRamdisk, Cmdline: "console=hvc0 quiet mitigations=off"}
+			c.Boot = xenctl.Boot{Kernel: labKernel, Ramdisk: labRamdisk, Cmdline: "console=hvc0 quiet mitigations=off pci=noearly"}
 			if kind == xenctl.TypeHVM {
 				c.Boot.Kernel = labPacked
-				c.Boot.Cmdline = "console=hvc0 console=ttyS0 quiet mitigations=off"
+				c.Boot.Cmdline = "console=hvc0 console=ttyS0 quiet mitigations=off pci=noearly"
 			}
 		},
 		Bridge: labBridge,

@@ -126,7 +126,7 @@ func (w *world) installed(ctx context.Context, vdi xenapi.VDIRef) error {
 	if err != nil {
 		return err
 	}
-	menu := `menuentry "lab" {\n\tlinux /boot/vmlinuz console=hvc0 quiet mitigations=off fromdisk\n\tinitrd /boot/initrd\n}\n`
+	menu := `menuentry "lab" {\n\tlinux /boot/vmlinuz console=hvc0 quiet mitigations=off pci=noearly fromdisk\n\tinitrd /boot/initrd\n}\n`
 	_, err = w.dom0.Run(ctx, `d=$(mktemp -d) && mkdir -p $d/boot/grub && cp /lab/guest/initrd /lab/guest/vmlinuz $d/boot/ &&
 		printf '%s' >$d/boot/grub/grub.cfg && mke2fs -q -F -t ext4 -d $d $(find /var/lib/xapid/sr -name '%s.raw') && rm -r $d`, menu, uuid)
 	return err

@@ -188,7 +188,7 @@ func (w *world) listing(ctx context.Context, n int) (time.Duration, error) {
 const strangerConfig = `name = "stranger"
 kernel = "/lab/guest/vmlinux"
 ramdisk = "/lab/guest/initrd"
-extra = "console=hvc0 quiet mitigations=off"
+extra = "console=hvc0 quiet mitigations=off pci=noearly"
 memory = 128
 vcpus = 1
 `

@@ -84,7 +84,7 @@ func (w *world) record(name string) *xenapi.VM {
 	r.NameLabel = name
 	r.MemoryStaticMin, r.MemoryDynamicMin, r.MemoryDynamicMax, r.MemoryStaticMax = 64*mib, 160*mib, 160*mib, 160*mib
 	r.VCPUsMax, r.VCPUsAtStartup, r.HVMShadowMultiplier = 1, 1, 1
-	r.PVKernel, r.PVRamdisk, r.PVArgs = "/lab/guest/vmlinux", "/lab/guest/initrd", "console=hvc0 quiet mitigations=off"
+	r.PVKernel, r.PVRamdisk, r.PVArgs = "/lab/guest/vmlinux", "/lab/guest/initrd", "console=hvc0 quiet mitigations=off pci=noearly"
 	r.ActionsAfterShutdown, r.ActionsAfterReboot = xenapi.OnNormalExitDestroy, xenapi.OnNormalExitRestart
 	r.ActionsAfterCrash = xenapi.OnCrashBehaviourDestroy
 	return r
