@@ -129,10 +129,11 @@ guests_half() {
 	scenarios -half guests
 }
 
-# It takes only what the other leaves, and yields at once: that one tells how long things take, and its HVM guest
-# waits for an answer of dom0 tens of thousands of times while it boots.
+# It stands back behind the other, which tells how long things take. That one ends sooner, so that the HVM guest at this
+# one's end has both processors: beside another machine it boots six times as long, since it asks dom0's QEMU for every
+# word it reads.
 dom0_half() {
-	chrt --idle --pid 0 "$BASHPID"
+	renice -n 10 "$BASHPID" >/dev/null
 	machine "$1"
 	contracts
 	scenarios -half dom0

@@ -29,7 +29,7 @@ func main() {
 	machine := flag.String("machine", "", "the command that pulls the machine's plug, waits for its end or boots it again, given as its last argument")
 	pulls := flag.Int("pulls", 1, "how often to pull the plug")
 	skip := flag.String("skip", "^$", "leave out the scenarios whose names match this, and say so")
-	half := flag.String("half", "", "run only the scenarios of one half: guests, or dom0, whose scenarios end dom0 or change what is installed there")
+	half := flag.String("half", "", "run only the scenarios of one half: guests, or dom0")
 	flag.Parse()
 	password, err := bufio.NewReader(os.Stdin).ReadString('\n')
 	if err != nil {

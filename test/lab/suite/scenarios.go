@@ -18,7 +18,7 @@ type scenario struct {
 	do     func(ctx context.Context, w *world) (note string, err error)
 	always bool // also when only others are asked for
 	asked  bool // only when it is asked for
-	dom0   bool // ends dom0, or changes what is installed there
+	dom0   bool // of the second half: ends dom0, changes what is installed there, or has to be alone
 	// patience is how long it may take, if not as long as the others.
 	patience func(w *world) time.Duration
 }
@@ -54,7 +54,6 @@ var scenarios = []scenario{
 	{name: "clean shutdown of the PVH guest", do: shuttingPVH},
 	{name: "a PV guest boots by pygrub", do: pygrub(xenapi.DomainTypePV)},
 	{name: "a PVH guest boots by pygrub", do: pygrub(xenapi.DomainTypePVH)},
-	{name: "an HVM guest boots from a CD by BIOS", do: hvm("bios"), patience: long},
 	{name: "an HVM guest boots from a CD by UEFI", do: hvm("uefi"), patience: long, asked: true},
 	{name: "xapid check", do: checked},
 	{name: "restart of libvirtd, the guest runs on", do: libvirtdRestarts},
@@ -66,6 +65,7 @@ var scenarios = []scenario{
 	{name: "five frozen guests don't slow down the others", do: frozenMany, patience: long},
 	{name: "reboot of dom0 starts the VMs that it is to start", do: dom0Reboots, patience: long, dom0: true},
 	{name: "power pulls", do: powerPulls, patience: aPull, dom0: true},
+	{name: "an HVM guest boots from a CD by BIOS", do: hvm("bios"), patience: long, dom0: true},
 	{name: "upgrade keeps the state, purge takes it", do: upgrade, dom0: true},
 }
 
