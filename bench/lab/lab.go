@@ -51,7 +51,9 @@ func (l *lab) prepare(ctx context.Context) error {
 		return err
 	}
 	l.told = 1
-	if _, err := l.dom0.Run(ctx, "virsh -q dumpxml %s >/root/bench.xml", l.uuid); err != nil {
+	// xapid's name for the disk goes with its domain, so that virsh's gets a loop device of its own.
+	if _, err := l.dom0.Run(ctx, "link=/run/xapid/disks/%s/xvda; file=$(losetup -n -O BACK-FILE $(readlink -f $link)) && own=$(losetup -f --show $file) && "+
+		"virsh -q dumpxml %s | sed \"s|$link|$own|\" >/root/bench.xml && grep -q $own /root/bench.xml", l.uuid, l.uuid); err != nil {
 		return err
 	}
 	if err := l.c.VM().HardShutdown(ctx, l.vm); err != nil {
