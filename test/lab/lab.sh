@@ -47,6 +47,7 @@ clean_up() {
 
 end() {
 	local status=$?
+	trap '' INT TERM # a second signal must not leave the machine behind
 	if ((status)) && vm_pid "$name" >/dev/null; then
 		vm_ssh "$name" -- 'journalctl -q -b --no-pager -u xapid -u libvirtd -o short-monotonic | tail -n 80' >&2 || true
 	fi
