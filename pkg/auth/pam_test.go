@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -119,8 +121,8 @@ func TestPAMModuleThatTalks(t *testing.T) {
 
 func TestA2PAMStackThatHangs(t *testing.T) {
 	fifo := filepath.Join(t.TempDir(), "fifo")
-	if out, err := exec.Command("mkfifo", fifo).CombinedOutput(); err != nil {
-		t.Skipf("mkfifo: %v %s", err, out)
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	// The module waits for a writer of the fifo, who comes when we say so.
 	p := realPAM(t, PAMConfig{Deadline: 300 * time.Millisecond}, "auth required pam_exec.so quiet /bin/cat "+fifo+"\naccount required pam_permit.so\n")
@@ -195,18 +197,32 @@ func TestPAMPasswordIsInNoArgumentOrVariable(t *testing.T) {
 	}
 }
 
+// fifo makes one and opens both of its ends.
+func fifo(t *testing.T, path string) *os.File {
+	t.Helper()
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
 func TestPAMFewAtOnce(t *testing.T) {
 	dir := t.TempDir()
-	// Each helper says that it began, then waits for the file "go".
-	p := NewPAM(PAMConfig{Limit: 2, Helper: fakeHelper(t, "mktemp "+dir+"/run.XXXXXX >/dev/null\nwhile ! test -e "+dir+"/go; do sleep 0.01; done\necho 0 0 root")})
+	// Each helper says in a line that it began, then waits for a line that lets it go on.
+	began, goOn := fifo(t, dir+"/began"), fifo(t, dir+"/go")
+	p := NewPAM(PAMConfig{Limit: 2, Helper: fakeHelper(t, "mktemp "+dir+"/run.XXXXXX >/dev/null\necho >"+dir+"/began\nread line <"+dir+"/go\necho 0 0 root")})
 	ctx, cancel := context.WithCancel(context.Background())
 	results := make(chan error, 5)
 	for range 2 {
 		go func() { _, err := p.Authenticate(context.Background(), "root", "x"); results <- err }()
 	}
-	for began := 0; began < 2; {
-		names, _ := filepath.Glob(dir + "/run.*")
-		began = len(names)
+	if _, err := io.ReadFull(began, make([]byte, len("\n\n"))); err != nil {
+		t.Fatal(err)
 	}
 	for range 3 {
 		go func() { _, err := p.Authenticate(ctx, "root", "x"); results <- err }()
@@ -217,7 +233,7 @@ func TestPAMFewAtOnce(t *testing.T) {
 			t.Errorf("one that waited: %v", err)
 		}
 	}
-	if err := os.WriteFile(dir+"/go", nil, 0o600); err != nil {
+	if _, err := goOn.WriteString("\n\n"); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
