@@ -120,14 +120,14 @@ func (d *Driver) build(ctx context.Context, l *libvirt.Libvirt, cfg *xenctl.Doma
 			return xenctl.Domain{}, err
 		}
 	}
-	logged := size(libxlLog)
+	from := size(libxlLog)
 	err := persist(ctx, l, cfg.UUID, func(l *libvirt.Libvirt) error { return how(l, ready) })
 	if err == nil {
 		return d.finish(ctx, l, cfg)
 	}
 	if d.xen != nil {
 		d.xen.release(cfg.UUID, 0)
-		err = cause(err, libxlLog, logged)
+		err = cause(err, libxlLog, from)
 	}
 	return xenctl.Domain{}, err
 }

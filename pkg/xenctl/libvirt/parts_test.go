@@ -187,7 +187,9 @@ func TestCauseIsWhatLibxlLogged(t *testing.T) {
 	if err := cause(failure, path, from); !strings.Contains(err.Error(), "(libxl: x: rotated)") {
 		t.Errorf("rotated: %v", err)
 	}
-	if err := cause(nil, path, 0); err != nil {
-		t.Error(err)
+	for _, named := range []error{nil, errTaken, libvirt.Error{Code: uint32(libvirt.ErrOperationInvalid)}} {
+		if err := cause(named, path, 0); err != named {
+			t.Errorf("%v became %v", named, err)
+		}
 	}
 }

@@ -20,9 +20,13 @@ const (
 	causeBytes = 200 // of a line
 )
 
-// cause gives a failure the lines that have come into the log at path since it was from bytes long.
+// cause gives a failure of which libvirt does not know more the lines that have come into the log at path since it was
+// from bytes long. A failure that has a name keeps to it: those lines may be another domain's.
 func cause(failure error, path string, from int64) error {
-	if lines := logged(path, from); failure != nil && len(lines) > 0 {
+	if !internal(failure) {
+		return failure
+	}
+	if lines := logged(path, from); len(lines) > 0 {
 		return fmt.Errorf("%w (libxl: %s)", failure, strings.Join(lines, "; "))
 	}
 	return failure
