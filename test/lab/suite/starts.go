@@ -39,8 +39,8 @@ func (w *world) footprint(ctx context.Context) (f footprint, err error) {
 	return f, err
 }
 
-// flat says what has grown. A daemon's memory may by a tenth or 4 MiB, its collector's rhythm, and /run by the few files of
-// daemons that have nothing to do with it.
+// flat says what has grown. A daemon's memory may by a tenth or 4 MiB, its collector's rhythm, and /run by the few
+// files of daemons that have nothing to do with it.
 func (f footprint) flat(later footprint) error {
 	var errs []error
 	grown := func(what string, before, after, slack int) {
