@@ -27,12 +27,20 @@ func (s *VMs) do(ctx context.Context, c *service.Call, ref xenapi.VMRef, wait ti
 	check func(tx *db.Tx) error, fn func(ctx context.Context) error) (err error) {
 	ctx, tell := s.timed(ctx, c, ref, targets[0].Op)
 	defer func() { tell(err) }()
-	return s.Env.Locks.Do(ctx, c, wait, targets, check, func(ctx context.Context) error {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		u := &underway{cancel, make(chan struct{})}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	u := &underway{cancel, make(chan struct{})}
+	defer s.leave(ref, u)
+	// Entered with the lock, in its transaction: whoever may come over the
+	// operation has seen the lock, and must find what there is to end.
+	enter := func(tx *db.Tx) error {
+		if err := check(tx); err != nil {
+			return err
+		}
 		s.enter(ref, u)
-		defer s.leave(ref, u)
+		return nil
+	}
+	return s.Env.Locks.Do(ctx, c, wait, targets, enter, func(ctx context.Context) error {
 		err := fn(context.WithValue(ctx, underwayKey{}, u))
 		if err != nil && errors.Is(context.Cause(ctx), errOverridden) {
 			s.Env.Log.Info("an operation gave way to a hard one", "vm", ref, "error", err)

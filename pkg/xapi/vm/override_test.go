@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"xapid/pkg/datamodel"
 	"xapid/pkg/db"
 	"xapid/pkg/xapi/xapitest"
 	"xapid/pkg/xenapi"
@@ -31,15 +32,22 @@ func (w *world) state(ref xenapi.VMRef) xenapi.VMPowerState {
 	return db.Find(w.env.DB.View(), ref).PowerState
 }
 
-// until waits for a condition on the VM's record.
+// until waits for a condition on the VM's record; it is back right after the
+// commit that made it true.
 func (w *world) until(ref xenapi.VMRef, what string, ok func(vm *xenapi.VM) bool) {
 	w.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	var classes db.Classes
+	classes.Add(datamodel.Get().Class("VM").ID)
+	feed := w.env.DB.Feed()
+	changed := feed.Wait(classes)
+	defer feed.Done(changed)
+	deadline := time.After(10 * time.Second)
 	for !ok(db.Find(w.env.DB.View(), ref)) {
-		if time.Now().After(deadline) {
+		select {
+		case <-changed.C:
+		case <-deadline:
 			w.Fatalf("not within 10 s: %s: %+v", what, db.Find(w.env.DB.View(), ref))
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
