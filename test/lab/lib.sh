@@ -32,7 +32,7 @@ vm_pid() {
 	dir=$(vm_dir "$1")
 	pid=$(cat "$dir/pid" 2>/dev/null) || return 1
 	# The id may have been handed to another process since: ask what it runs.
-	tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF "guest=$1,process=lab-$1" || return 1
+	tr '\0' '\n' 2>/dev/null <"/proc/$pid/cmdline" | grep -qxF "guest=$1,process=lab-$1" || return 1
 	printf '%s\n' "$pid"
 }
 

@@ -18,7 +18,7 @@ type scenario struct {
 	do     func(ctx context.Context, w *world) (note string, err error)
 	always bool // also when only others are asked for
 	asked  bool // only when it is asked for
-	dom0   bool // of the second half: ends dom0, changes what is installed there, or has to be alone
+	dom0   bool // of the second half, which the contracts and the saga test make as long as the first
 	// patience is how long it may take, if not as long as the others.
 	patience func(w *world) time.Duration
 }
@@ -59,13 +59,13 @@ var scenarios = []scenario{
 	{name: "restart of libvirtd, the guest runs on", do: libvirtdRestarts},
 	{name: "libvirtd stops answering, and answers again", do: libvirtdSilent, patience: long},
 	{name: "a domain made behind its back is told of and left alone", do: stranger},
-	{name: "100 failed starts leave nothing", do: failedStarts, patience: long},
 	{name: "a start without its disk leaves nothing", do: noDisk},
 	{name: "kill -9 of libvirtd in the middle of a start", do: libvirtdKilled, patience: long},
 	{name: "five frozen guests don't slow down the others", do: frozenMany, patience: long},
 	{name: "reboot of dom0 starts the VMs that it is to start", do: dom0Reboots, patience: long, dom0: true},
-	{name: "power pulls", do: powerPulls, patience: aPull, dom0: true},
-	{name: "an HVM guest boots from a CD by BIOS", do: hvm("bios"), patience: long, dom0: true},
+	{name: "power pulls", do: powerPulls, patience: aPull},
+	{name: "an HVM guest boots from a CD by BIOS", do: hvm("bios"), patience: long},
+	{name: "100 failed starts leave nothing", do: failedStarts, patience: long, dom0: true},
 	{name: "upgrade keeps the state, purge takes it", do: upgrade, dom0: true},
 }
 
