@@ -188,25 +188,12 @@ func (d *Driver) lookup(ctx context.Context, op, uuid string) (found xenctl.Doma
 
 // List implements xenctl.Hypervisor.
 func (d *Driver) List(ctx context.Context) (all []xenctl.Domain, err error) {
-	err = d.reading(ctx, "list", "", func(l *libvirt.Libvirt) error {
-		doms, _, err := l.ConnectListAllDomains(1, libvirt.ConnectListDomainsActive)
-		if err != nil {
+	err = d.reading(ctx, "list", "", func(l *libvirt.Libvirt) (err error) {
+		if all, err = each(ctx, l, d.describe); err != nil {
 			return err
 		}
-		all = make([]xenctl.Domain, 0, len(doms))
-		there := make(map[string]int, len(doms))
-		for _, dom := range doms {
-			if formatUUID(dom.UUID) == domainZero {
-				continue
-			}
-			one, err := d.describe(l, dom)
-			if err != nil && vanished(ctx, l, dom, err) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			all = append(all, one)
+		there := make(map[string]int, len(all))
+		for _, one := range all {
 			there[one.UUID] = one.ID
 		}
 		d.facts.keep(there)
@@ -215,17 +202,40 @@ func (d *Driver) List(ctx context.Context) (all []xenctl.Domain, err error) {
 	return all, err
 }
 
-// vanished says whether a domain that was listed, and of which something failed since, has ended. The error alone
-// doesn't tell: of one that libxl can't find, libvirt says that something internal failed, and goes on naming it
-// until it has seen its end too.
-func vanished(ctx context.Context, l *libvirt.Libvirt, dom libvirt.Domain, failure error) bool {
+// each asks for something of every domain but dom0, leaving out those that end meanwhile.
+func each[T any](ctx context.Context, l *libvirt.Libvirt, ask func(l *libvirt.Libvirt, dom libvirt.Domain) (T, error)) ([]T, error) {
+	doms, _, err := l.ConnectListAllDomains(1, libvirt.ConnectListDomainsActive)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]T, 0, len(doms))
+	for _, dom := range doms {
+		uuid := formatUUID(dom.UUID)
+		if uuid == domainZero {
+			continue
+		}
+		one, err := ask(l, dom)
+		switch {
+		case err == nil:
+			all = append(all, one)
+		case !vanished(ctx, dom.ID, err, func() (libvirt.Domain, error) { return lookup(l, uuid) }):
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// vanished says whether a domain that was listed, and of which something failed since, has ended; look asks libvirt
+// for it. The error alone doesn't tell: of one that libxl can't find, libvirt says that something internal failed, and
+// goes on naming it until it has seen its end too.
+func vanished(ctx context.Context, id int32, failure error, look func() (libvirt.Domain, error)) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
 	for {
-		now, err := lookup(l, formatUUID(dom.UUID))
-		if errors.Is(opError("", "", err), xenctl.ErrNotFound) || err == nil && now.ID != dom.ID {
+		now, err := look()
+		if errors.Is(opError("", "", err), xenctl.ErrNotFound) || err == nil && now.ID != id {
 			return true
 		}
 		if err != nil || !internal(failure) {

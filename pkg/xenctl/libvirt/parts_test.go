@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -192,4 +193,46 @@ func TestCauseIsWhatLibxlLogged(t *testing.T) {
 			t.Errorf("%v became %v", named, err)
 		}
 	}
+}
+
+// TestVanished looks for a domain of which libvirt's answer was an error.
+func TestVanished(t *testing.T) {
+	internal := libvirt.Error{Code: uint32(libvirt.ErrInternalError), Message: "libxl_domain_info failed"}
+	missing := libvirt.Error{Code: uint32(libvirt.ErrNoDomain), Message: "no domain"}
+	there := func() (libvirt.Domain, error) { return libvirt.Domain{ID: 7}, nil }
+	gone := func() (libvirt.Domain, error) { return libvirt.Domain{}, missing }
+	anew := func() (libvirt.Domain, error) { return libvirt.Domain{ID: 8}, nil }
+	down := func() (libvirt.Domain, error) { return libvirt.Domain{}, os.ErrClosed }
+	for name, c := range map[string]struct {
+		failure error
+		looks   []func() (libvirt.Domain, error)
+		want    bool
+		took    time.Duration
+	}{
+		"gone":                           {missing, looks(gone), true, 0},
+		"made anew":                      {internal, looks(anew), true, 0},
+		"named still, then gone":         {internal, looks(there, there, gone), true, 100 * time.Millisecond},
+		"named still, then made anew":    {internal, looks(there, anew), true, 50 * time.Millisecond},
+		"there for good":                 {internal, looks(there), false, time.Second},
+		"there, and the error says more": {os.ErrPermission, looks(there), false, 0},
+		"libvirtd went":                  {internal, looks(there, down), false, 50 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began, n := time.Now(), 0
+				got := vanished(t.Context(), 7, c.failure, func() (libvirt.Domain, error) {
+					look := c.looks[min(n, len(c.looks)-1)]
+					n++
+					return look()
+				})
+				if took := time.Since(began); got != c.want || took != c.took {
+					t.Errorf("%v after %v, want %v after %v", got, took, c.want, c.took)
+				}
+			})
+		})
+	}
+}
+
+func looks(answers ...func() (libvirt.Domain, error)) []func() (libvirt.Domain, error) {
+	return answers
 }

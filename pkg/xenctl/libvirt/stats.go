@@ -19,26 +19,9 @@ const sectorBytes = 512
 
 // Stats implements xenctl.Statser. The driver has no call for all domains at once, so this is two a domain.
 func (d *Driver) Stats(ctx context.Context) (all []xenctl.DomainStats, err error) {
-	err = d.reading(ctx, "stats", "", func(l *libvirt.Libvirt) error {
-		doms, _, err := l.ConnectListAllDomains(1, libvirt.ConnectListDomainsActive)
-		if err != nil {
-			return err
-		}
-		all = make([]xenctl.DomainStats, 0, len(doms))
-		for _, dom := range doms {
-			if formatUUID(dom.UUID) == domainZero {
-				continue
-			}
-			s, err := measure(l, dom)
-			if err != nil && vanished(ctx, l, dom, err) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			all = append(all, s)
-		}
-		return nil
+	err = d.reading(ctx, "stats", "", func(l *libvirt.Libvirt) (err error) {
+		all, err = each(ctx, l, measure)
+		return err
 	})
 	return all, err
 }
