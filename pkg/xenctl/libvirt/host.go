@@ -3,7 +3,10 @@ package libvirt
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -21,6 +24,29 @@ func (d *Driver) Host(ctx context.Context) (host xenctl.HostInfo, err error) {
 		return err
 	})
 	return host, err
+}
+
+// Host implements xenctl.Hypervisor.
+func (x *Xen) Host(ctx context.Context) (xenctl.HostInfo, error) {
+	host, err := x.Driver.Host(ctx)
+	if version := xenVersion(x.sys); err == nil && version != "" {
+		host.Hypervisor.Version = version
+	}
+	return host, err
+}
+
+// xenVersion is Xen's version as dom0's kernel tells it, "" when it doesn't. Libvirt leaves out the last number:
+// https://docs.kernel.org/admin-guide/abi-stable.html, /sys/hypervisor/version.
+func xenVersion(sys string) string {
+	var parts [3]string
+	for i, name := range []string{"major", "minor", "extra"} {
+		text, err := os.ReadFile(filepath.Join(sys, "hypervisor/version", name))
+		if err != nil {
+			return ""
+		}
+		parts[i] = strings.TrimSpace(string(text))
+	}
+	return parts[0] + "." + parts[1] + parts[2]
 }
 
 func readHost(l *libvirt.Libvirt) (h xenctl.HostInfo, err error) {

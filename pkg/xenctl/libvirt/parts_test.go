@@ -236,3 +236,22 @@ func TestVanished(t *testing.T) {
 func looks(answers ...func() (libvirt.Domain, error)) []func() (libvirt.Domain, error) {
 	return answers
 }
+
+func TestXenVersion(t *testing.T) {
+	sys := t.TempDir()
+	if got := xenVersion(sys); got != "" {
+		t.Errorf("without Xen: %q", got)
+	}
+	dir := filepath.Join(sys, "hypervisor/version")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"major": "4\n", "minor": "17\n", "extra": ".7-pre\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := xenVersion(sys); got != "4.17.7-pre" {
+		t.Errorf("on Xen: %q", got)
+	}
+}

@@ -89,9 +89,13 @@ func aboutHost(ctx context.Context, w *world) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	xen, err := w.dom0.Run(ctx, "xl info xen_version")
+	if err != nil {
+		return "", err
+	}
 	note := fmt.Sprintf("Xen %s, %s, %s CPUs", h.SoftwareVersion["xen"], strings.ReplaceAll(libvirt, "\n", ", Linux "), h.CPUInfo["cpu_count"])
-	if h.SoftwareVersion["xen"] == "" {
-		return "", errors.New(note)
+	if h.SoftwareVersion["xen"] != strings.TrimSpace(xen) {
+		return "", fmt.Errorf("%s; xl says %q", note, xen)
 	}
 	return note, nil
 }
