@@ -85,14 +85,8 @@ func resident(tx *db.Tx, ref xenapi.HostRef, h *xenapi.Host) xenapi.VMRef {
 // Derive sets allowed_operations of the hosts that a transaction edited, or
 // whose metrics it did, and of disabled ones whose guests came or went.
 func Derive(tx *db.Tx, edited []db.Key) {
-	done := map[xenapi.HostRef]bool{}
-	for _, key := range edited {
-		for _, ref := range affected(tx, key) {
-			if !done[ref] {
-				done[ref] = true
-				deriveHost(tx, ref)
-			}
-		}
+	for _, ref := range ops.Affected(tx, edited, affected) {
+		deriveHost(tx, ref)
 	}
 }
 
@@ -120,20 +114,11 @@ func affected(tx *db.Tx, key db.Key) []xenapi.HostRef {
 }
 
 func deriveHost(tx *db.Tx, ref xenapi.HostRef) {
-	h := db.Find(tx, ref)
-	if h == nil {
-		return
-	}
 	var allowed []xenapi.HostAllowedOperations
 	for _, op := range hostOperations {
 		if checkHost(tx, ref, op) == nil {
 			allowed = append(allowed, op)
 		}
 	}
-	if slices.Equal(allowed, h.AllowedOperations) {
-		return
-	}
-	if edit, err := db.Edit(tx, ref); err == nil {
-		edit.AllowedOperations = allowed
-	}
+	ops.Allow(tx, "host", ref, allowed)
 }

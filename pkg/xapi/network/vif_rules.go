@@ -1,7 +1,6 @@
 package network
 
 import (
-	"slices"
 	"strings"
 
 	"xapid/pkg/db"
@@ -74,14 +73,8 @@ func pluggable(ref xenapi.VIFRef, vif *xenapi.VIF, vm *xenapi.VM, op xenapi.VIFO
 // Derive sets allowed_operations of the VIFs that a transaction edited, or
 // whose VM or its guest metrics it did.
 func Derive(tx *db.Tx, edited []db.Key) {
-	done := map[xenapi.VIFRef]bool{}
-	for _, key := range edited {
-		for _, ref := range affected(tx, key) {
-			if !done[ref] {
-				done[ref] = true
-				deriveVIF(tx, ref)
-			}
-		}
+	for _, ref := range ops.Affected(tx, edited, affected) {
+		deriveVIF(tx, ref)
 	}
 }
 
@@ -105,20 +98,11 @@ func affected(tx *db.Tx, key db.Key) []xenapi.VIFRef {
 }
 
 func deriveVIF(tx *db.Tx, ref xenapi.VIFRef) {
-	vif := db.Find(tx, ref)
-	if vif == nil {
-		return
-	}
 	var allowed []xenapi.VIFOperations
 	for _, op := range vifOperations {
 		if checkVIF(tx, ref, op) == nil {
 			allowed = append(allowed, op)
 		}
 	}
-	if slices.Equal(allowed, vif.AllowedOperations) {
-		return
-	}
-	if edit, err := db.Edit(tx, ref); err == nil {
-		edit.AllowedOperations = allowed
-	}
+	ops.Allow(tx, "VIF", ref, allowed)
 }

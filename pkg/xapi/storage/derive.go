@@ -1,9 +1,8 @@
 package storage
 
 import (
-	"slices"
-
 	"xapid/pkg/db"
+	"xapid/pkg/xapi/ops"
 	"xapid/pkg/xenapi"
 )
 
@@ -135,12 +134,7 @@ func (d *deriver) deriveSR(ref xenapi.SRRef) {
 			allowed = append(allowed, r.op)
 		}
 	}
-	if slices.Equal(allowed, sr.AllowedOperations) {
-		return
-	}
-	if edit, err := db.Edit(d.tx, ref); err == nil {
-		edit.AllowedOperations = allowed
-	}
+	ops.Allow(d.tx, "SR", ref, allowed)
 }
 
 func (d *deriver) deriveVDI(ref xenapi.VDIRef) {
@@ -155,29 +149,15 @@ func (d *deriver) deriveVDI(ref xenapi.VDIRef) {
 			allowed = append(allowed, r.op)
 		}
 	}
-	if slices.Equal(allowed, vdi.AllowedOperations) {
-		return
-	}
-	if edit, err := db.Edit(d.tx, ref); err == nil {
-		edit.AllowedOperations = allowed
-	}
+	ops.Allow(d.tx, "VDI", ref, allowed)
 }
 
 func (d *deriver) deriveVBD(ref xenapi.VBDRef) {
-	vbd := db.Find(d.tx, ref)
-	if vbd == nil {
-		return
-	}
 	allowed := make([]xenapi.VBDOperations, 0, len(vbdListed))
 	for _, op := range vbdListed {
 		if checkVBD(d.g, ref, op, xenapi.Null) == nil {
 			allowed = append(allowed, op)
 		}
 	}
-	if slices.Equal(allowed, vbd.AllowedOperations) {
-		return
-	}
-	if edit, err := db.Edit(d.tx, ref); err == nil {
-		edit.AllowedOperations = allowed
-	}
+	ops.Allow(d.tx, "VBD", ref, allowed)
 }

@@ -1,10 +1,9 @@
 package vm
 
 import (
-	"slices"
-
 	"xapid/pkg/datamodel"
 	"xapid/pkg/db"
+	"xapid/pkg/xapi/ops"
 	"xapid/pkg/xenapi"
 )
 
@@ -23,14 +22,8 @@ var listed = func() []xenapi.VMOperations {
 // Derive sets allowed_operations of the VMs that a transaction edited, or
 // whose guest metrics or disks it did.
 func Derive(tx *db.Tx, edited []db.Key) {
-	done := map[xenapi.VMRef]bool{}
-	for _, key := range edited {
-		for _, ref := range affected(tx, key) {
-			if !done[ref] {
-				done[ref] = true
-				deriveOne(tx, ref)
-			}
-		}
+	for _, ref := range ops.Affected(tx, edited, affected) {
+		deriveOne(tx, ref)
 	}
 }
 
@@ -62,12 +55,7 @@ func deriveOne(tx *db.Tx, ref xenapi.VMRef) {
 			allowed = append(allowed, op)
 		}
 	}
-	if slices.Equal(allowed, vm.AllowedOperations) {
-		return
-	}
-	if edit, err := db.Edit(tx, ref); err == nil {
-		edit.AllowedOperations = allowed
-	}
+	ops.Allow(tx, "VM", ref, allowed)
 }
 
 // maybe is the cheap part of the check of the power state: it rules out most
