@@ -13,6 +13,9 @@
 #   --disk MiB     adds an empty disk: /dev/vdb, then /dev/vdc ... (repeatable)
 #   --net ADDR/LEN adds eth1, on the network all lab VMs share, with an address
 #   --forward HOST:GUEST  makes the VM's TCP port GUEST 127.0.0.1:HOST (repeatable)
+#   --icount       its time follows its instructions, one processor executes
+#                  them, and nothing in it waits for what is slow outside. It
+#                  runs at half the speed; see README.md on UEFI.
 #   --linux        boots plain Linux without Xen
 #   --systemd      starts systemd instead of the lab's quick init
 #   --timeout S    how long to wait for it (default 300)
@@ -34,7 +37,7 @@ if [[ ${1:-} = --keep ]]; then
 	set -- "${options[@]}"
 fi
 options=("$@")
-memory=1536 dom0=768 cpus=2 disks=() net= forwards=() xen=1 init= timeout=300 dom0_cpus=
+memory=1536 dom0=768 cpus=2 disks=() net= forwards=() xen=1 init= timeout=300 dom0_cpus= time=(-accel tcg,thread=multi,tb-size=384)
 while (($#)); do
 	case $1 in
 	--memory) memory=$2; shift ;;
@@ -45,6 +48,7 @@ while (($#)); do
 	--net) net=$2; shift ;;
 	--forward) forwards+=("$2"); shift ;;
 	--timeout) timeout=$2; shift ;;
+	--icount) time=(-accel tcg,thread=single,tb-size=384 -icount shift=1,sleep=off) ;;
 	--linux) xen= ;;
 	--systemd) init=/sbin/init ;;
 	*) die "run.sh does not know '$1'" ;;
@@ -107,7 +111,7 @@ cpu=${LAB_CPU:-qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+pdpe1gb,+svm,+npt}
 # ERMS and FSRM because emulated 'rep movsb' goes byte by byte.
 start=$(date +%s.%N)
 qemu-system-x86_64 -name "guest=$name,process=lab-$name" -machine q35,vmport=off \
-	-accel tcg,thread=multi,tb-size=384 -cpu "$cpu" -smp "$cpus" -m "$memory" \
+	"${time[@]}" -cpu "$cpu" -smp "$cpus" -m "$memory" \
 	-nodefaults -display none -no-reboot -device virtio-rng-pci -rtc base=utc \
 	-serial "file:$dir/console.log" -monitor "unix:$dir/monitor,server=on,wait=off" \
 	-pidfile "$dir/pid" -daemonize "${args[@]}" 2>"$dir/qemu.log" ||
