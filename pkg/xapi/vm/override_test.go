@@ -117,6 +117,47 @@ func TestGuestDiesDuringStart(t *testing.T) {
 	w.agree("after guests died young")
 }
 
+// TestCrashLoop starts a guest that crashes at once each time and is to be
+// restarted: in the end it is left alone, and a start by hand counts anew.
+func TestCrashLoop(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ref := w.halted()
+	w.knobs(ref, map[string]string{"vm-data/sim/boot-ms": "0", "vm-data/sim/crash-after-ms": "0"})
+	xapitest.Update(w, w.env, func(tx *db.Tx) {
+		rec, err := db.Edit(tx, ref)
+		w.ok(err)
+		rec.ActionsAfterCrash = xenapi.OnCrashBehaviourRestart
+	})
+	for range 2 {
+		before := w.lastDomain()
+		w.ok(w.vms.Start(w.ctx, xapitest.Call(), service.VMStartParams{VM: ref}))
+		w.until(ref, "halted", func(vm *xenapi.VM) bool {
+			return vm.PowerState == xenapi.VMPowerStateHalted && len(vm.CurrentOperations) == 0
+		})
+		if made := w.lastDomain() - before; made != 1+3 { // a probe's, and three of the guest
+			t.Errorf("%d domains were made", made-1)
+		}
+	}
+	w.agree("after a crash loop")
+
+	w.tick.Store(int64(3 * time.Minute)) // longer than a bounce
+	before := w.lastDomain()
+	w.ok(w.vms.Start(w.ctx, xapitest.Call(), service.VMStartParams{VM: ref}))
+	w.until(ref, "restarted for the sixth time", func(vm *xenapi.VM) bool { return vm.Domid > before+6 })
+	w.ok(w.vms.HardShutdown(w.ctx, xapitest.Call(), service.VMHardShutdownParams{VM: ref}))
+	w.agree("after crashes of a guest that had run for long")
+}
+
+// lastDomain is the number of the newest domain, found by making one.
+func (w *world) lastDomain() int64 {
+	w.Helper()
+	ref := w.running()
+	id := db.Find(w.env.DB.View(), ref).Domid
+	w.ok(w.vms.HardShutdown(w.ctx, xapitest.Call(), service.VMHardShutdownParams{VM: ref}))
+	return id
+}
+
 // TestReconcileBesideStarts looks at the hypervisor all the time while VMs
 // start and stop: no list of domains may be taken for newer than it is.
 func TestReconcileBesideStarts(t *testing.T) {

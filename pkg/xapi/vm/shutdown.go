@@ -50,6 +50,7 @@ func (s *VMs) locked(ctx context.Context, c *service.Call, ref xenapi.VMRef, op 
 // halted brings a VM whose domain is gone to Halted: disks detached, devices
 // and consoles gone, a suspend image too. It may run twice for the same stop.
 func (s *VMs) halted(ctx context.Context, ref xenapi.VMRef, message string) error {
+	s.landed(ref)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saga.DefaultStepTimeout)
 	defer cancel()
 	p, err := load(s.Env.DB.View(), ref)

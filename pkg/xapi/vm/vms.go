@@ -64,6 +64,7 @@ type VMs struct {
 	mu       sync.Mutex
 	stopping map[string][]waiter                 // who waits for a domain to stop, by uuid
 	underway map[xenapi.VMRef]map[*underway]bool // what is at work on each VM
+	bounced  map[xenapi.VMRef]int                // crashes in a row, each right after a start
 	settled  atomic.Bool                         // reconciled with all VMs once
 	// strangers are the domains that are no VM's and were told of, with their numbers.
 	strangers map[string]int
@@ -76,7 +77,8 @@ func New(o Options) *VMs {
 		o.ShutdownTimeout = 20 * time.Minute
 	}
 	o.Disks = timedDisks{o.Disks}
-	return &VMs{Options: o, stopping: map[string][]waiter{}, underway: map[xenapi.VMRef]map[*underway]bool{}, seconds: newSeconds()}
+	return &VMs{Options: o, stopping: map[string][]waiter{}, underway: map[xenapi.VMRef]map[*underway]bool{},
+		bounced: map[xenapi.VMRef]int{}, seconds: newSeconds()}
 }
 
 // parts are a VM with its devices, as one snapshot has them.

@@ -203,9 +203,11 @@ func (s *VMs) after(ctx context.Context, c *service.Call, ref xenapi.VMRef, e xe
 	switch {
 	case do.preserve && e.Kind == xenctl.EventCrashed:
 		return s.recordCrashed(ctx, ref)
+	case do.restart && e.Reason == xenctl.StopCrash && s.bounces(ref, vm):
+		return s.giveUp(ctx, ref, do.message)
 	case do.restart:
 		if do.message != "VM_REBOOTED" { // of which again tells
-			if err := s.postAbout(ctx, ref, do.message); err != nil {
+			if err := s.postAbout(ctx, ref, do.message, "stopped and is started again"); err != nil {
 				return err
 			}
 		}
@@ -227,11 +229,11 @@ func (s *VMs) recordCrashed(ctx context.Context, ref xenapi.VMRef) error {
 	})
 }
 
-func (s *VMs) postAbout(ctx context.Context, ref xenapi.VMRef, message string) error {
+func (s *VMs) postAbout(ctx context.Context, ref xenapi.VMRef, message, text string) error {
 	return s.Env.Update(ctx, func(tx *db.Tx) error {
 		vm, err := db.Get(tx, ref)
 		if err == nil {
-			s.Post(tx, message, xenapi.ClsVM, vm.UUID, "VM '"+vm.NameLabel+"'")
+			s.Post(tx, message, xenapi.ClsVM, vm.UUID, "VM '"+vm.NameLabel+"' "+text)
 		}
 		return err
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,6 +44,8 @@ type world struct {
 	ctx  context.Context
 	hook func(saga.Point) error
 	stop func()
+	// clock goes on by tick, 0 at first, with each look at it.
+	clock, tick atomic.Int64
 }
 
 func newWorld(t testing.TB) *world { return newWorldOn(t, simulated{}) }
@@ -86,7 +89,7 @@ func (w *world) open() {
 	w.ok(err)
 	disks := node.NewStorage(all.Drivers())
 	w.env = &xapi.Env{DB: d, Node: &node.Node{Hypervisor: timing.Of(w.hyp), Storage: disks}, Locks: &ops.Locker{DB: d, Log: log}, Log: log,
-		Now: func() time.Time { return xapitest.Now }, HostUUID: xapitest.HostUUID}
+		Now: func() time.Time { return xapitest.Now.Add(time.Duration(w.clock.Add(w.tick.Load()))) }, HostUUID: xapitest.HostUUID}
 	st := storage.New(storage.Options{Env: w.env, Dir: filepath.Join(w.dir, "sr")})
 	w.vms = vm.New(vm.Options{Env: w.env, Disks: st, Device: storage.DeviceName,
 		Attachable: func(rd db.Reader, ref xenapi.VBDRef) error {
