@@ -8,13 +8,9 @@ set -euo pipefail
 (($# == 2)) || die "usage: machine.sh NAME pull|wait|boot"
 name=$1
 
-# Waits until it runs no more.
+# Waits until it runs no more, without starting programs, which would take the processor from it.
 ended() {
-	for _ in $(seq 1200); do
-		vm_pid "$name" >/dev/null || return 0
-		sleep 0.1
-	done
-	die "lab VM '$name' has not ended within two minutes"
+	timeout 120 tail -s 0.1 -f --pid="$pid" /dev/null || die "lab VM '$name' has not ended within two minutes"
 }
 
 case $2 in
@@ -23,7 +19,7 @@ pull)
 	kill -9 "$pid"
 	ended
 	;;
-wait) ended ;;
+wait) if pid=$(vm_pid "$name"); then ended; fi ;;
 boot) exec "$lab_dir/run.sh" "$name" --keep ;;
 *) die "machine.sh knows pull, wait and boot, not '$2'" ;;
 esac

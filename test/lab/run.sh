@@ -134,11 +134,14 @@ Host $name
 	Ciphers chacha20-poly1305@openssh.com
 CONFIG
 
-while ! grep -qa 'LAB .* READY' "$dir/console.log"; do
+# Waited for without polling: starting programs takes the processor from QEMU.
+pid=$(cat "$dir/pid")
+exec {console}< <(exec timeout "$timeout" tail -n +1 -f --pid="$pid" "$dir/console.log")
+reader=$!
+if ! grep -qa -m 1 'LAB .* READY' <&"$console"; then
 	vm_pid "$name" >/dev/null || die "lab VM '$name' died while booting: see $dir/console.log"
-	(($(date +%s) - ${start%.*} < timeout)) ||
-		die "lab VM '$name' is not ready after $timeout s: see $dir/console.log (it is still running)"
-	sleep 0.2
-done
+	die "lab VM '$name' is not ready after $timeout s: see $dir/console.log (it is still running)"
+fi
+kill "$reader" 2>/dev/null || true
 vm_ssh "$name" true || die "lab VM '$name' is up but does not answer ssh"
 say "$name is ready after $(awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f", b - a }') s"
