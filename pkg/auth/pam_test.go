@@ -40,9 +40,12 @@ func TestMain(m *testing.M) {
 // realPAM asks real PAM, with service as its service file.
 func realPAM(t *testing.T, cfg PAMConfig, service string) *PAM {
 	t.Helper()
+	if _, err := os.Stat("/usr/include/security/pam_appl.h"); err != nil {
+		t.Skipf("missing: libpam0g-dev: %v", err)
+	}
 	helper, err := buildHelper()
 	if err != nil {
-		t.Skipf("xapid-pam needs libpam0g-dev and a C compiler: %v", err)
+		t.Fatal(err)
 	}
 	cfg.Helper, cfg.ConfDir = helper, t.TempDir()
 	if err := os.WriteFile(filepath.Join(cfg.ConfDir, "xapid"), []byte(service), 0o644); err != nil {

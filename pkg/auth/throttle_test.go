@@ -79,7 +79,8 @@ func TestA1SlowFailuresAnswerAtAMultiple(t *testing.T) {
 	})
 }
 
-// guess sends 100 guesses a second for a minute, from n addresses in turn.
+// guess sends 100 guesses a second for a minute of a bubble's clock, from n
+// addresses in turn.
 func guess(th *Throttle, n int) {
 	var wg sync.WaitGroup
 	for i := range 6000 {
